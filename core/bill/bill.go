@@ -3,7 +3,6 @@ package bill
 import (
 	"time"
 
-	"github.com/neap-dev/neap/core/machine"
 	"github.com/neap-dev/neap/core/money"
 	"github.com/neap-dev/neap/core/resource"
 	"github.com/neap-dev/neap/core/workload"
@@ -94,6 +93,9 @@ type Sample struct {
 	Use      resource.Vector
 	// Estimated says the use was not measured (a gap in the metrics).
 	Estimated bool
+	// Missing marks the resources that were not measured: there use counts as
+	// the request, estimated, if the pod requests any.
+	Missing [resource.Kinds]bool
 }
 
 // Rules are the placement rules of a pod as far as they can hold a machine.
@@ -101,7 +103,8 @@ type Rules struct {
 	Pools   []string // pools the pod may run in; empty means the pool it is in
 	Alone   string   // anti-affinity group: no two pods of a group on one machine
 	Pinned  bool     // may not be moved at all (do-not-disrupt, local storage)
-	Domains int      // spread: at most this many more pods of Alone's group in one domain than in another; 0 means none
+	Spread  string   // the group that Domains counts; "" means Alone's
+	Domains int      // spread: at most this many more pods of the group in one domain than in another; 0 means none
 }
 
 // A Load is what a module was asked to do during the hour.
@@ -122,14 +125,21 @@ type Amounts [resource.Kinds]money.Amount
 // Sum returns the total over the resources.
 func (a Amounts) Sum() money.Amount { return a[0] + a[1] + a[2] }
 
-// Facts are the result of closing one hour. Σ Pods (Used+Slack+Headroom) and
-// Σ Machines' boxes add up to Σ Machines' Bill with ==.
+// Facts are the result of closing one hour. Σ Machines' Bill == Σ Pods' Used +
+// Σ Machines' Idle, where Idle holds the pods' Slack and Headroom; and Σ Bill ==
+// Σ Pods' (Used+Slack+Shared) + Σ Machines' Unshared. Pods are ordered by
+// namespace, name, UID and From, machines by name and From; one pod or machine
+// has several facts if it moved or changed within the hour.
 type Facts struct {
 	From, To time.Time
 	Currency string
 	Pods     []PodFact
 	Machines []MachineFact
 	Loads    []Load
+
+	// Notes say, one sentence each, what was put right in the observations and
+	// what the reader must know to trust the figures.
+	Notes []string
 }
 
 // A PodFact is one pod on one machine in one hour.
@@ -158,7 +168,8 @@ type PodFact struct {
 
 	OpenCost Amounts // max(request, use) × price, as OpenCost would say; does not conserve
 
-	EstimatedMillis int64 // thousandths of the pod's time whose use was not measured
+	EstimatedMillis int64        // thousandths of the pod's time whose use was not measured
+	Estimated       money.Amount // how much of Used+Slack that time cost
 }
 
 // A MachineFact is one machine in one hour. Bill == Σ pods' Used + Σ Idle with ==.
@@ -189,5 +200,3 @@ type Options struct {
 	// Shape, Constraint and Waiting; 0 means every 15 minutes.
 	Repack time.Duration
 }
-
-var _ = machine.Type{}
