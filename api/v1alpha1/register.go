@@ -1,0 +1,55 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// GroupVersion is the API group and version of everything in this package.
+var GroupVersion = schema.GroupVersion{Group: "neap.dev", Version: "v1alpha1"}
+
+// AddToScheme registers the kinds of this package.
+func AddToScheme(s *runtime.Scheme) error {
+	s.AddKnownTypes(GroupVersion,
+		&MachineType{}, &MachineTypeList{},
+		&ResourcePool{}, &ResourcePoolList{},
+		&Module{}, &ModuleList{},
+	)
+	metav1.AddToGroupVersion(s, GroupVersion)
+	return nil
+}
+
+// Labels, taints and resources that Neap reads on nodes and pods.
+const (
+	// LabelPool on a node names the ResourcePool it belongs to, where the pool
+	// has no selector.
+	LabelPool = "neap.dev/pool"
+	// LabelSimulated is "true" on nodes that exist only in a simulation.
+	LabelSimulated = "neap.dev/simulated"
+	// LabelHeadroom is "true" on pods that only hold room for a sudden need.
+	LabelHeadroom = "neap.dev/headroom"
+	// TaintServerless is on virtual nodes, whose pods are bought one by one.
+	TaintServerless = "neap.dev/serverless"
+	// ResourceGPU is the extended resource that counts whole GPUs.
+	ResourceGPU = "nvidia.com/gpu"
+)
+
+// Condition types in the status of the kinds.
+const (
+	// ConditionReady is True when everything that Neap needs from the object is
+	// there; its message says what is missing.
+	ConditionReady = "Ready"
+	// ConditionTargetFound says whether a Module's workload exists.
+	ConditionTargetFound = "TargetFound"
+	// ConditionPriceKnown says whether every machine concerned has a price.
+	ConditionPriceKnown = "PriceKnown"
+	// ConditionLoadKnown says whether a Module's load could be counted in the
+	// last closed hour.
+	ConditionLoadKnown = "LoadKnown"
+	// ConditionGuardMet says whether the quality targets were kept in the last
+	// closed hour.
+	ConditionGuardMet = "GuardMet"
+	// ConditionWithinLimit says whether a ResourcePool is within its limit.
+	ConditionWithinLimit = "WithinLimit"
+)
