@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"fmt"
+
 	"github.com/spf13/cobra"
 )
 
@@ -21,6 +23,19 @@ the rows being the raw measurements. It exits with 1 if a bar was missed.`,
 	})
 	for _, make := range benches {
 		cmd.AddCommand(make())
+	}
+	list := cmd.Flags().Bool("list", false, "print the measurements' names, one a line")
+	help := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if !*list || len(args) > 0 {
+			return help(cmd, args)
+		}
+		for _, b := range cmd.Commands() {
+			if b.IsAvailableCommand() {
+				fmt.Fprintln(cmd.OutOrStdout(), b.Name())
+			}
+		}
+		return nil
 	}
 	return cmd
 }

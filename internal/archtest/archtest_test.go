@@ -37,6 +37,7 @@ var rings = map[string][]string{
 	"deploy":    {},
 	"ui":        {},
 	"internal":  {"core"},
+	"hack":      {},
 
 	// sim is a ring of its own below local, server and cli: the live fleet and
 	// the replay share the physics (docs/adr/0001).
