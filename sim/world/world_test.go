@@ -1,0 +1,167 @@
+package world
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/neap-dev/neap/core/resource"
+	"github.com/neap-dev/neap/core/workload"
+	"github.com/neap-dev/neap/sim/scenario"
+)
+
+var start = time.Date(2026, 9, 16, 0, 0, 0, 0, time.UTC)
+
+// online is a module whose one request takes 10 ms of a core and 20 ms elsewhere.
+func online(name string) scenario.Module {
+	return scenario.Module{
+		Name: name, Namespace: "school", Kind: scenario.Online, Pools: []string{"general"},
+		Requests: resource.Vector{resource.CPU: 1000, resource.Memory: resource.GiB},
+		Limits:   resource.Vector{resource.CPU: 2000, resource.Memory: 2 * resource.GiB},
+		Needs: scenario.Needs{BaseCPU: 50, CPUPerRequest: 10 * time.Millisecond, BaseMemory: 256 * resource.MiB,
+			MemoryPerRequest: resource.MiB, ServiceTime: 20 * time.Millisecond, Concurrency: 64, Timeout: 2 * time.Second},
+		Load: &scenario.Load{},
+	}
+}
+
+func fleet(t testing.TB, machines, podsEach int, m ...scenario.Module) *World {
+	t.Helper()
+	w := New(m)
+	n := 0
+	for i := range machines {
+		name := fmt.Sprintf("m%03d", i)
+		w.AddMachine(Machine{Name: name, Pool: "general", Type: "m5.4xlarge", RatingMillis: 1000,
+			Capacity: resource.Vector{resource.CPU: 16000, resource.Memory: 64 * resource.GiB}})
+		for range podsEach {
+			mod := m[n%len(m)]
+			id := fmt.Sprintf("p%05d", n)
+			if !w.AddPod(Pod{ID: id, Name: id, Namespace: mod.Namespace, Module: mod.Key(), Machine: name, Requests: mod.Requests, Limits: mod.Limits}, start) {
+				t.Fatalf("pod %s was refused", id)
+			}
+			w.SetReady(id, start)
+			n++
+		}
+	}
+	return w
+}
+
+func constant(rps float64) func(workload.Key) float64 {
+	return func(workload.Key) float64 { return rps }
+}
+
+func TestUseFollowsTheLoad(t *testing.T) {
+	w := fleet(t, 1, 2, online("api"))
+	f := w.Step(start, start.Add(time.Minute), constant(100))
+	if got, want := f.Pods[0].Use[resource.CPU], int64(550); got != want { // 50 + 50·10 ms
+		t.Errorf("a pod with half of 100 requests/s uses %d m, want %d m", got, want)
+	}
+	m := f.Modules[0]
+	if m.Requests != 6000 || m.Failed != 0 || m.Success < 0.99999 {
+		t.Errorf("the module met %+v", m)
+	}
+	if m.P99 < 50*time.Millisecond || m.P99 > 300*time.Millisecond {
+		t.Errorf("p99 is %v", m.P99)
+	}
+	if len(m.Ready) != 1 || m.Ready[0] != (PoolCount{"general", 2}) {
+		t.Errorf("ready is %v", m.Ready)
+	}
+	if f.Machines[0].Use[resource.CPU] != 1100 {
+		t.Errorf("the machine used %v", f.Machines[0].Use)
+	}
+}
+
+func TestTooMuchLoadIsThrottledAndFails(t *testing.T) {
+	w := fleet(t, 1, 2, online("api"))
+	f := w.Step(start, start.Add(time.Minute), constant(1000)) // 500 a pod; 2 cores carry 195
+	if got := f.Pods[0].Use[resource.CPU]; got != 2000 {
+		t.Errorf("a pod beyond its limit uses %d m, want its limit", got)
+	}
+	m := f.Modules[0]
+	if m.Success < 0.37 || m.Success > 0.40 || m.Failed == 0 {
+		t.Errorf("success is %v, want about 195/500", m.Success)
+	}
+	if m.P99 < time.Second {
+		t.Errorf("p99 is %v although requests time out", m.P99)
+	}
+}
+
+func TestLoadWithoutReadyPodsFails(t *testing.T) {
+	w := New([]scenario.Module{online("api")})
+	m := w.Step(start, start.Add(time.Minute), constant(10)).Modules[0]
+	if m.Success != 0 || m.Failed != 600 {
+		t.Errorf("got %+v", m)
+	}
+}
+
+func TestAPodIsCountedForThePartOfTheStepItIsThere(t *testing.T) {
+	w := fleet(t, 1, 1, online("api"))
+	w.RemovePod("p00000", start.Add(30*time.Second))
+	f := w.Step(start, start.Add(time.Minute), constant(10))
+	p := f.Pods[0]
+	if !p.Gone || p.To.Sub(p.From) != 30*time.Second || p.Use[resource.CPU] != 150 {
+		t.Errorf("the last frame is %+v", p)
+	}
+	if p.CPUSeconds < 4.49 || p.CPUSeconds > 4.51 {
+		t.Errorf("it used %v core-seconds, want 4.5", p.CPUSeconds)
+	}
+	if n := len(w.Step(start.Add(time.Minute), start.Add(2*time.Minute), constant(0)).Pods); n != 0 || w.Pods() != 0 {
+		t.Errorf("%d pods are left", n)
+	}
+}
+
+func TestCountersNeverLoseARequest(t *testing.T) {
+	w := fleet(t, 2, 3, online("api"))
+	sum, at := int64(0), start
+	for range 100 {
+		f := w.Step(at, at.Add(7*time.Second), constant(0.3))
+		sum += f.Modules[0].Requests
+		at = at.Add(7 * time.Second)
+	}
+	if sum < 209 || sum > 210 { // 0.3 · 700
+		t.Errorf("counted %d requests, want 210", sum)
+	}
+}
+
+func TestNoMachineUsesMoreThanItHas(t *testing.T) {
+	w := fleet(t, 4, 40, online("a"), online("b"))
+	for _, rps := range []float64{0, 10, 1e3, 1e4, 1e6} {
+		f := w.Step(start, start.Add(time.Minute), constant(rps))
+		for _, m := range f.Machines {
+			if m.Use[resource.CPU] > m.Machine.Capacity[resource.CPU]+20 { // rounding of 40 pods
+				t.Errorf("at %v requests/s machine %s uses %d m of %d m", rps, m.Machine.Name, m.Use[resource.CPU], m.Machine.Capacity[resource.CPU])
+			}
+		}
+	}
+}
+
+func TestTheSameCallsGiveTheSameNumbers(t *testing.T) {
+	run := func() string {
+		w := fleet(t, 3, 10, online("a"), online("b"), online("c"))
+		out, at := "", start
+		for i := range 20 {
+			f := w.Step(at, at.Add(time.Minute), constant(float64(i*37)))
+			for _, p := range f.Pods {
+				out += fmt.Sprint(p.Use, p.CPUSecondsTotal)
+			}
+			out += fmt.Sprint(f.Modules)
+			at = at.Add(time.Minute)
+		}
+		return out
+	}
+	if a, b := run(), run(); a != b {
+		t.Error("two runs differ")
+	}
+}
+
+func BenchmarkStep(b *testing.B) {
+	var mods []scenario.Module
+	for i := range 60 {
+		mods = append(mods, online(fmt.Sprintf("m%02d", i)))
+	}
+	w := fleet(b, 500, 20, mods...)
+	at := start
+	for b.Loop() {
+		w.Step(at, at.Add(time.Minute), constant(5000))
+		at = at.Add(time.Minute)
+	}
+}
