@@ -1,0 +1,254 @@
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
+
+	"sigs.k8s.io/kwok/pkg/apis/internalversion"
+	"sigs.k8s.io/kwok/pkg/kwok/controllers"
+	"sigs.k8s.io/kwok/pkg/log"
+	"sigs.k8s.io/kwok/pkg/utils/cel"
+	"sigs.k8s.io/kwok/pkg/utils/gotpl"
+)
+
+const (
+	// SimulatedLabel marks simulated nodes; its value is "true". The annotation
+	// of the same name marks what runs on them.
+	SimulatedLabel = "neap.dev/simulated"
+	// ReadyAtAnnotation is the simulated time at which a pod became ready.
+	ReadyAtAnnotation = "neap.dev/simulated-ready-at"
+
+	// leaseSeconds is how long a node's lease lasts, at wall time. KWOK renews it
+	// four times as often.
+	leaseSeconds = 40
+	// holder is the same in every run, so that a restarted fleet takes its nodes
+	// back at once.
+	holder = "neap-fleet"
+	// podCIDR has room for a million pods; the addresses answer nobody.
+	podCIDR = "10.64.0.0/12"
+)
+
+// A Day is the simulated time the fleet lives in; local/clock has it.
+type Day interface {
+	clock.PassiveClock
+	// Wall returns how long d of the day lasts on the wall.
+	Wall(d time.Duration) time.Duration
+}
+
+// A Lifecycle plays the kubelets of all nodes that have the label
+// neap.dev/simulated=true.
+type Lifecycle struct {
+	id    string
+	day   Day
+	table timetable
+	kwok  *controllers.Controller
+}
+
+// LifecycleOptions say how pods live. Client and Day are required.
+type LifecycleOptions struct {
+	Client kubernetes.Interface
+	REST   rest.Interface // of Client; needed against a real API server
+	Day    Day
+	Durations
+	Workers int       // pods worked on at once; 0 means 16
+	Log     io.Writer // KWOK's warnings and errors, as JSON lines; nil drops them
+}
+
+// KWOK's stages may call Go through its CEL functions and in no other way. The
+// functions are one table for the whole process, so ours get the id of the
+// lifecycle that asks as an argument.
+var lifecycles sync.Map // id → *Lifecycle
+
+var lastID atomic.Int64
+
+func init() {
+	cel.DefaultFuncs["NeapIs"] = []any{func(pod *corev1.Pod, id, stage string) bool {
+		_, ok := lifecycles.Load(id)
+		return ok && next(pod) == Stage(stage)
+	}}
+	cel.DefaultFuncs["NeapDelay"] = []any{func(pod *corev1.Pod, id, stage string) time.Duration {
+		l, ok := lifecycles.Load(id)
+		if !ok {
+			return 0
+		}
+		return l.(*Lifecycle).delay(pod, Stage(stage))
+	}}
+}
+
+// StartLifecycle starts the kubelets. They run until ctx is done; call Close
+// after that.
+func StartLifecycle(ctx context.Context, o LifecycleOptions) (*Lifecycle, error) {
+	if o.Workers == 0 {
+		o.Workers = 16
+	}
+	l := &Lifecycle{
+		id:    strconv.FormatInt(lastID.Add(1), 10),
+		day:   o.Day,
+		table: timetable{durations: o.Durations, pods: map[types.UID]*due{}},
+	}
+	lifecycles.Store(l.id, l)
+	var err error
+	l.kwok, err = controllers.NewController(controllers.Config{
+		Clock:                        clock.RealClock{},
+		TypedClient:                  o.Client,
+		RESTClient:                   o.REST,
+		ManageNodesWithLabelSelector: SimulatedLabel + "=true",
+		CIDR:                         podCIDR,
+		NodeIP:                       "10.63.0.1",
+		NodeName:                     "simulated",
+		LocalStages: map[internalversion.StageResourceRef][]*internalversion.Stage{
+			{APIGroup: "v1", Kind: "Pod"}:  l.podStages(),
+			{APIGroup: "v1", Kind: "Node"}: nodeStages(),
+		},
+		PodPlayStageParallelism:   uint(o.Workers),
+		NodePlayStageParallelism:  4,
+		NodeLeaseDurationSeconds:  leaseSeconds,
+		NodeLeaseParallelism:      4,
+		PodsOnNodeSyncParallelism: 4,
+		ID:                        holder,
+		FuncMap: gotpl.FuncMap{
+			"DayNow": func() string { return l.day.Now().UTC().Format(time.RFC3339Nano) },
+		},
+	})
+	if err == nil {
+		err = l.kwok.Start(log.NewContext(ctx, log.NewLogger(o.Log, log.LevelWarn)))
+	}
+	if err != nil {
+		lifecycles.Delete(l.id)
+		return nil, fmt.Errorf("start simulated kubelets: %w", err)
+	}
+	return l, nil
+}
+
+// Forget drops what is kept of a pod that is gone.
+func (l *Lifecycle) Forget(uid types.UID) { l.table.forget(uid) }
+
+// Close frees the lifecycle. The context of StartLifecycle must be done.
+func (l *Lifecycle) Close() { lifecycles.Delete(l.id) }
+
+// delay returns how long the wall has to wait for a stage of a pod.
+func (l *Lifecycle) delay(pod *corev1.Pod, stage Stage) time.Duration {
+	now := l.day.Now()
+	return max(0, l.day.Wall(l.table.at(pod, stage, now).Sub(now)))
+}
+
+func (l *Lifecycle) podStages() []*internalversion.Stage {
+	stage := func(s Stage, steps ...internalversion.StageStep) *internalversion.Stage {
+		args := "(self, " + strconv.Quote(l.id) + ", " + strconv.Quote(string(s)) + ")"
+		st := &internalversion.Stage{Spec: internalversion.StageSpec{
+			ResourceRef: internalversion.StageResourceRef{APIGroup: "v1", Kind: "Pod"},
+			Selector: &internalversion.StageSelector{MatchExpressions: []internalversion.MatchExpression{
+				{CEL: &internalversion.ExpressionCEL{Expression: "NeapIs" + args}},
+			}},
+			Delay: &internalversion.StageDelay{DurationFrom: &internalversion.ExpressionFrom{
+				CEL: &internalversion.ExpressionCEL{Expression: "NeapDelay" + args},
+			}},
+			Steps: steps,
+		}}
+		st.Name = "pod-" + string(s)
+		return st
+	}
+	status := func(template string) internalversion.StageStep {
+		return internalversion.StageStep{Patch: &internalversion.StagePatch{Subresource: "status", Template: template}}
+	}
+	return []*internalversion.Stage{
+		stage(Ready, status(readyTemplate)),
+		stage(Complete, status(completeTemplate)),
+		stage(Gone, internalversion.StageStep{Delete: true}),
+	}
+}
+
+// nodeStages keep a node's conditions fresh; that it lives its lease says. The
+// player creates nodes with their whole status, so most never need the first.
+func nodeStages() []*internalversion.Stage {
+	ready := func(op string) []internalversion.MatchExpression {
+		return []internalversion.MatchExpression{{JQ: &internalversion.SelectorJQ{
+			Key: `.status.conditions.[] | select( .type == "Ready" ) | .status`, Operator: internalversion.SelectorOperator(op), Values: []string{"True"},
+		}}}
+	}
+	stage := func(name, op string, delay, jitter time.Duration) *internalversion.Stage {
+		d, j := delay.Milliseconds(), jitter.Milliseconds()
+		st := &internalversion.Stage{Spec: internalversion.StageSpec{
+			ResourceRef: internalversion.StageResourceRef{APIGroup: "v1", Kind: "Node"},
+			Selector:    &internalversion.StageSelector{MatchExpressions: ready(op)},
+			Delay:       &internalversion.StageDelay{DurationMilliseconds: &d, JitterDurationMilliseconds: &j},
+			Steps: []internalversion.StageStep{{Patch: &internalversion.StagePatch{
+				Subresource: "status", Root: "status", Template: nodeTemplate,
+			}}},
+		}}
+		st.Name = name
+		return st
+	}
+	return []*internalversion.Stage{
+		stage("node-ready", "NotIn", 0, 0),
+		stage("node-heartbeat", "In", 5*time.Minute, 6*time.Minute),
+	}
+}
+
+const nodeTemplate = `
+{{ $now := Now }}
+conditions:
+- {type: Ready, status: "True", reason: KubeletReady, message: "the machine is simulated", lastHeartbeatTime: {{ $now | Quote }}, lastTransitionTime: {{ or .metadata.creationTimestamp $now | Quote }}}
+- {type: MemoryPressure, status: "False", reason: KubeletHasSufficientMemory, message: "the machine is simulated", lastHeartbeatTime: {{ $now | Quote }}, lastTransitionTime: {{ or .metadata.creationTimestamp $now | Quote }}}
+- {type: DiskPressure, status: "False", reason: KubeletHasNoDiskPressure, message: "the machine is simulated", lastHeartbeatTime: {{ $now | Quote }}, lastTransitionTime: {{ or .metadata.creationTimestamp $now | Quote }}}
+- {type: PIDPressure, status: "False", reason: KubeletHasSufficientPID, message: "the machine is simulated", lastHeartbeatTime: {{ $now | Quote }}, lastTransitionTime: {{ or .metadata.creationTimestamp $now | Quote }}}
+`
+
+// readyTemplate starts a pod in one write: status and annotations together.
+const readyTemplate = `
+{{ $now := Now }}
+metadata:
+  annotations:
+    neap.dev/simulated: "true"
+    neap.dev/simulated-ready-at: {{ DayNow | Quote }}
+status:
+  phase: Running
+  startTime: {{ $now | Quote }}
+  conditions:
+  - {type: Initialized, status: "True", lastTransitionTime: {{ $now | Quote }}}
+  - {type: ContainersReady, status: "True", lastTransitionTime: {{ $now | Quote }}}
+  - {type: Ready, status: "True", lastTransitionTime: {{ $now | Quote }}}
+  {{ range .spec.readinessGates }}
+  - {type: {{ .conditionType | Quote }}, status: "True", lastTransitionTime: {{ $now | Quote }}}
+  {{ end }}
+  containerStatuses:
+  {{ range .spec.containers }}
+  - {name: {{ .name | Quote }}, image: {{ .image | Quote }}, imageID: "", ready: true, started: true, restartCount: 0, state: {running: {startedAt: {{ $now | Quote }}}}}
+  {{ end }}
+  {{ with .spec.initContainers }}
+  initContainerStatuses:
+  {{ range . }}
+  - {name: {{ .name | Quote }}, image: {{ .image | Quote }}, imageID: "", ready: true, restartCount: 0, state: {terminated: {exitCode: 0, reason: Completed, startedAt: {{ $now | Quote }}, finishedAt: {{ $now | Quote }}}}}
+  {{ end }}
+  {{ end }}
+  hostIP: {{ NodeIPWith .spec.nodeName | Quote }}
+  {{ $ip := PodIPWith .spec.nodeName ( or .spec.hostNetwork false ) ( or .metadata.uid "" ) ( or .metadata.name "" ) ( or .metadata.namespace "" ) }}
+  podIP: {{ $ip | Quote }}
+  podIPs:
+  - {ip: {{ $ip | Quote }}}
+`
+
+const completeTemplate = `
+{{ $now := Now }}
+{{ $root := . }}
+status:
+  phase: Succeeded
+  conditions:
+  - {type: ContainersReady, status: "False", reason: PodCompleted, lastTransitionTime: {{ $now | Quote }}}
+  - {type: Ready, status: "False", reason: PodCompleted, lastTransitionTime: {{ $now | Quote }}}
+  containerStatuses:
+  {{ range .spec.containers }}
+  - {name: {{ .name | Quote }}, image: {{ .image | Quote }}, imageID: "", ready: false, started: false, restartCount: 0, state: {terminated: {exitCode: 0, reason: Completed, startedAt: {{ or $root.status.startTime $now | Quote }}, finishedAt: {{ $now | Quote }}}}}
+  {{ end }}
+`

@@ -1,0 +1,120 @@
+package fleet
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// A Stage is what happens to a pod next.
+type Stage string
+
+// The stages of a pod on a simulated machine.
+const (
+	None     Stage = ""         // nothing until somebody changes the pod
+	Ready    Stage = "ready"    // it starts, and all its containers become ready
+	Complete Stage = "complete" // its work is done; only pods of Jobs
+	Gone     Stage = "gone"     // it was deleted and leaves the machine
+)
+
+// Durations say how long the stages of a pod take, in simulated time. They are
+// asked once a pod.
+type Durations struct {
+	// Start is from the pod's binding until it is ready. nil means at once.
+	Start func(*corev1.Pod) time.Duration
+	// Run is from there until a Job's pod is done. nil means at once.
+	Run func(*corev1.Pod) time.Duration
+	// Stop is from the deletion until the pod is gone. nil means at once.
+	Stop func(*corev1.Pod) time.Duration
+}
+
+// next returns what happens to a pod next.
+func next(pod *corev1.Pod) Stage {
+	switch {
+	case pod.Spec.NodeName == "":
+		return None
+	case pod.DeletionTimestamp != nil:
+		if pod.DeletionGracePeriodSeconds != nil && *pod.DeletionGracePeriodSeconds == 0 {
+			return None // it is gone for the machine; a finalizer keeps the object
+		}
+		return Gone
+	case pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed:
+		return None
+	case !isReady(pod):
+		return Ready
+	case ofJob(pod):
+		return Complete
+	}
+	return None
+}
+
+func isReady(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
+}
+
+// ofJob reports whether the pod ends by itself.
+func ofJob(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.OwnerReferences, func(o metav1.OwnerReference) bool { return o.Kind == "Job" })
+}
+
+// A timetable remembers when the stages of every pod are due, so that a change
+// of the pod in between neither delays nor redraws them.
+type timetable struct {
+	durations Durations
+
+	mu   sync.Mutex
+	pods map[types.UID]*due
+}
+
+// due holds simulated times; zero ones are not yet drawn.
+type due struct {
+	ready, complete, gone time.Time
+}
+
+// at returns when the stage of the pod is due. now is the moment of the day.
+func (t *timetable) at(pod *corev1.Pod, stage Stage, now time.Time) time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	d := t.pods[pod.UID]
+	if d == nil {
+		d = &due{}
+		t.pods[pod.UID] = d
+	}
+	var when *time.Time
+	var ask func(*corev1.Pod) time.Duration
+	from := now
+	switch stage {
+	case Ready:
+		when, ask = &d.ready, t.durations.Start
+	case Complete:
+		when, ask = &d.complete, t.durations.Run
+		if at, err := time.Parse(time.RFC3339Nano, pod.Annotations[ReadyAtAnnotation]); err == nil {
+			from = at // it may have run for a while before this process started
+		}
+	case Gone:
+		when, ask = &d.gone, t.durations.Stop
+	default:
+		return now
+	}
+	if when.IsZero() {
+		took := time.Duration(0)
+		if ask != nil {
+			took = max(0, ask(pod))
+		}
+		*when = from.Add(took)
+	}
+	return *when
+}
+
+// forget drops a pod that is gone.
+func (t *timetable) forget(uid types.UID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.pods, uid)
+}
