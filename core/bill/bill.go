@@ -164,7 +164,9 @@ type PodFact struct {
 	Used     Amounts // money for what was used
 	Slack    Amounts // money for what was reserved on top
 	Headroom Amounts // the whole share, of a pod that only holds room
-	Shared   Amounts // its module's share of the other idle boxes (see [Close])
+	// IsHeadroom marks a pod that only holds room, also where that costs nothing.
+	IsHeadroom bool
+	Shared     Amounts // its module's share of the other idle boxes (see [Close])
 
 	OpenCost Amounts // max(request, use) × price, as OpenCost would say; does not conserve
 
