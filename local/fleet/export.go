@@ -1,0 +1,251 @@
+package fleet
+
+import (
+	"bufio"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/neap-dev/neap/core/resource"
+	"github.com/neap-dev/neap/metrics"
+	"github.com/neap-dev/neap/sim/scenario"
+	"github.com/neap-dev/neap/sim/world"
+)
+
+// The metrics' names, types and meaning, in the order of the exposition: what a
+// kubelet, a GPU exporter and an instrumented service export.
+var families = []struct{ name, typ, help string }{
+	{"container_cpu_usage_seconds_total", "counter", "Core-seconds a container used (simulated)."},
+	{"container_memory_working_set_bytes", "gauge", "Memory a container holds (simulated)."},
+	{"container_cpu_cfs_throttled_seconds_total", "counter", "Core-seconds a container wanted and did not get (simulated)."},
+	{"DCGM_FI_DEV_GPU_UTIL", "gauge", "Percent of a pod's GPUs in use (simulated)."},
+	{"node_cpu_usage_seconds_total", "counter", "Core-seconds a machine used (simulated)."},
+	{"node_memory_working_set_bytes", "gauge", "Memory a machine holds (simulated)."},
+	{"http_requests_total", "counter", "Requests of a module (simulated)."},
+	{"http_request_duration_seconds_bucket", "", ""},
+	{"http_request_duration_seconds_sum", "", ""},
+	{"http_request_duration_seconds_count", "", ""},
+	{"neap_module_ready_replicas", "gauge", "Ready pods of a module in a pool (simulated)."},
+}
+
+// A series is one exported series and its last value.
+type series struct {
+	text   string // labels in the exposition, with braces
+	handle *metrics.Handle
+	v      float64
+}
+
+func newSeries(name string, labels ...string) *series {
+	m := map[string]string{"__name__": name}
+	var b strings.Builder
+	b.WriteByte('{')
+	for i := 0; i < len(labels); i += 2 {
+		m[labels[i]] = labels[i+1]
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		fmt.Fprintf(&b, "%s=%q", labels[i], labels[i+1])
+	}
+	b.WriteByte('}')
+	return &series{text: b.String(), handle: metrics.NewHandle(m)}
+}
+
+// export holds all series by what they are about.
+type export struct {
+	at       time.Time // of the last samples
+	pods     map[string]*podSeries
+	machines map[string]*machineSeries
+	modules  map[moduleName]*moduleSeries
+	ended    []*metrics.Handle
+	buf      []metrics.Sample
+}
+
+type podSeries struct {
+	cpu, memory, throttled, gpu *series // gpu is nil without GPUs
+	throttledSum                float64
+	gone                        bool
+}
+
+type machineSeries struct {
+	cpu, memory *series
+	seen        time.Time
+}
+
+type moduleSeries struct {
+	ok, failed, sum, count *series
+	buckets                [len(world.Bounds) + 1]*series
+	ready                  map[string]*series // by pool
+}
+
+func (e *export) init(modules []scenario.Module) {
+	e.pods, e.machines, e.modules = map[string]*podSeries{}, map[string]*machineSeries{}, map[moduleName]*moduleSeries{}
+	for i := range modules {
+		m := &modules[i]
+		s := &moduleSeries{ready: map[string]*series{}}
+		ns, name := m.Namespace, m.Name
+		if m.Load != nil {
+			s.ok = newSeries("http_requests_total", "namespace", ns, "module", name, "code", "200")
+			s.failed = newSeries("http_requests_total", "namespace", ns, "module", name, "code", "500")
+			s.sum = newSeries("http_request_duration_seconds_sum", "namespace", ns, "module", name)
+			s.count = newSeries("http_request_duration_seconds_count", "namespace", ns, "module", name)
+			for b := range s.buckets {
+				le := "+Inf"
+				if b < len(world.Bounds) {
+					le = strconv.FormatFloat(world.Bounds[b], 'g', -1, 64)
+				}
+				s.buckets[b] = newSeries("http_request_duration_seconds_bucket", "namespace", ns, "module", name, "le", le)
+			}
+		}
+		for _, p := range m.Pools {
+			s.ready[p] = newSeries("neap_module_ready_replicas", "namespace", ns, "module", name, "pool", p)
+		}
+		e.modules[moduleName{ns, name}] = s
+	}
+}
+
+// take sets the series to what a step brought.
+func (e *export) take(f *world.Frame) {
+	for i := range f.Pods {
+		p := &f.Pods[i]
+		s := e.pods[p.Pod.ID]
+		if s == nil {
+			ls := []string{"namespace", p.Pod.Namespace, "pod", p.Pod.Name, "container", Container, "node", p.Pod.Machine}
+			s = &podSeries{
+				cpu:       newSeries("container_cpu_usage_seconds_total", ls...),
+				memory:    newSeries("container_memory_working_set_bytes", ls...),
+				throttled: newSeries("container_cpu_cfs_throttled_seconds_total", ls...),
+			}
+			if p.Pod.Requests[resource.GPU] > 0 {
+				s.gpu = newSeries("DCGM_FI_DEV_GPU_UTIL", "namespace", p.Pod.Namespace, "pod", p.Pod.Name, "gpu", "0", "node", p.Pod.Machine)
+			}
+			e.pods[p.Pod.ID] = s
+		}
+		s.cpu.v, s.memory.v = p.CPUSecondsTotal, float64(p.Use[resource.Memory])
+		s.throttledSum += p.ThrottledSeconds
+		s.throttled.v = s.throttledSum
+		if s.gpu != nil {
+			s.gpu.v = p.GPUUtilPercent
+		}
+		s.gone = p.Gone
+	}
+	for i := range f.Machines {
+		m := &f.Machines[i]
+		s := e.machines[m.Machine.Name]
+		if s == nil {
+			s = &machineSeries{
+				cpu:    newSeries("node_cpu_usage_seconds_total", "node", m.Machine.Name),
+				memory: newSeries("node_memory_working_set_bytes", "node", m.Machine.Name),
+			}
+			e.machines[m.Machine.Name] = s
+		}
+		s.cpu.v, s.memory.v, s.seen = m.CPUSecondsTotal, float64(m.Use[resource.Memory]), f.To
+	}
+	for name, s := range e.machines {
+		if !s.seen.Equal(f.To) {
+			e.ended = append(e.ended, s.cpu.handle, s.memory.handle)
+			delete(e.machines, name)
+		}
+	}
+	for i := range f.Modules {
+		m := &f.Modules[i]
+		s := e.modules[moduleName{m.Module.Namespace, m.Module.Name}]
+		if s == nil {
+			continue
+		}
+		if s.ok != nil {
+			s.ok.v, s.failed.v = float64(m.RequestsTotal-m.FailedTotal), float64(m.FailedTotal)
+			s.sum.v, s.count.v = m.SumSecondsTotal, float64(m.RequestsTotal)
+			for b := range m.BucketTotals {
+				s.buckets[b].v = float64(m.BucketTotals[b])
+			}
+			s.buckets[len(m.BucketTotals)].v = float64(m.RequestsTotal)
+		}
+		for _, r := range s.ready {
+			r.v = 0
+		}
+		for _, c := range m.Ready {
+			if r := s.ready[c.Pool]; r != nil {
+				r.v = float64(c.Pods)
+			}
+		}
+	}
+}
+
+// samples returns every series' value, and the series that ended since the last
+// call. The samples are valid until the next call.
+func (e *export) samples(at time.Time) ([]metrics.Sample, []*metrics.Handle) {
+	e.at = at
+	e.buf = e.buf[:0]
+	ended := e.ended
+	e.ended = nil
+	e.each(func(_ string, s *series) { e.buf = append(e.buf, metrics.Sample{Handle: s.handle, V: s.v}) })
+	for id, s := range e.pods {
+		if !s.gone {
+			continue
+		}
+		e.ended = append(e.ended, s.cpu.handle, s.memory.handle, s.throttled.handle)
+		if s.gpu != nil {
+			e.ended = append(e.ended, s.gpu.handle)
+		}
+		delete(e.pods, id)
+	}
+	return e.buf, ended
+}
+
+func (e *export) each(do func(name string, s *series)) {
+	for _, s := range e.pods {
+		do("container_cpu_usage_seconds_total", s.cpu)
+		do("container_memory_working_set_bytes", s.memory)
+		do("container_cpu_cfs_throttled_seconds_total", s.throttled)
+		if s.gpu != nil {
+			do("DCGM_FI_DEV_GPU_UTIL", s.gpu)
+		}
+	}
+	for _, s := range e.machines {
+		do("node_cpu_usage_seconds_total", s.cpu)
+		do("node_memory_working_set_bytes", s.memory)
+	}
+	for _, s := range e.modules {
+		if s.ok != nil {
+			do("http_requests_total", s.ok)
+			do("http_requests_total", s.failed)
+			for _, b := range s.buckets {
+				do("http_request_duration_seconds_bucket", b)
+			}
+			do("http_request_duration_seconds_sum", s.sum)
+			do("http_request_duration_seconds_count", s.count)
+		}
+		for _, r := range s.ready {
+			do("neap_module_ready_replicas", r)
+		}
+	}
+}
+
+// ServeHTTP exports the fleet's metrics in Prometheus' text format, at wall
+// time: for a Prometheus that lives in it.
+func (f *Fleet) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	lines := map[string][]string{}
+	f.mu.Lock()
+	f.export.each(func(name string, s *series) {
+		lines[name] = append(lines[name], name+s.text+" "+strconv.FormatFloat(s.v, 'g', -1, 64)+"\n")
+	})
+	f.mu.Unlock()
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	out := bufio.NewWriterSize(w, 64<<10)
+	for _, fam := range families {
+		if fam.typ != "" {
+			fmt.Fprintf(out, "# HELP %s %s\n# TYPE %s %s\n", fam.name, fam.help, fam.name, fam.typ)
+		} else if strings.HasSuffix(fam.name, "_bucket") {
+			base := strings.TrimSuffix(fam.name, "_bucket")
+			fmt.Fprintf(out, "# HELP %s Response times of a module's requests (simulated).\n# TYPE %s histogram\n", base, base)
+		}
+		slices.Sort(lines[fam.name])
+		for _, l := range lines[fam.name] {
+			_, _ = out.WriteString(l) // a reader that is gone is no error of ours
+		}
+	}
+	_ = out.Flush()
+}

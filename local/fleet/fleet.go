@@ -1,0 +1,408 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/neap-dev/neap/api/v1alpha1"
+	"github.com/neap-dev/neap/core/resource"
+	"github.com/neap-dev/neap/core/workload"
+	"github.com/neap-dev/neap/local/clock"
+	"github.com/neap-dev/neap/metrics"
+	"github.com/neap-dev/neap/sim/scenario"
+	"github.com/neap-dev/neap/sim/world"
+)
+
+// ModuleLabel on a pod names the module of the scenario, in the pod's
+// namespace, whose work the pod does. Other pods use a little of what they asked for.
+const ModuleLabel = "neap.dev/scenario-module"
+
+// Container is the name of the one container of every simulated pod.
+const Container = "main"
+
+const (
+	// longestStep is the most simulated time of one step of the physics; longer
+	// ones smear what changes within them.
+	longestStep = time.Minute
+	// shortestStep is the least, so that a day at real speed is not sampled more
+	// often than a Prometheus would.
+	shortestStep = 15 * time.Second
+	// rarestExport is the most simulated time between two samples when the host
+	// can't keep up. It is below the lookback of PromQL.
+	rarestExport = 4 * time.Minute
+)
+
+// Options say what the fleet does. Scenario and Clock are required.
+type Options struct {
+	Scenario *scenario.Scenario
+	Clock    *clock.Clock
+	// Metrics gets the samples of every step; nil if somebody scrapes
+	// [Fleet.ServeHTTP] instead.
+	Metrics *metrics.Embedded
+	// Problem is told what went wrong and goes on; nil ignores it.
+	Problem func(error)
+}
+
+// A Fleet is the physics of a cluster's simulated machines. Use [New]. It is
+// safe for concurrent use.
+type Fleet struct {
+	opts Options
+
+	mu      sync.Mutex
+	world   *world.World
+	modules map[moduleName]*scenario.Module
+	nodes   map[string]int64 // rating in milli-NCU a core, by name
+	known   map[types.UID]*known
+	waiting map[string]map[types.UID]*corev1.Pod // bound to a node that is not known yet
+	last    time.Time                            // end of the last step
+	step    time.Duration
+	export  export
+	view    View
+	gone    func(types.UID) // set by Start
+}
+
+type moduleName struct{ namespace, name string }
+
+type known struct {
+	ready            bool
+	requests, limits resource.Vector
+}
+
+// New returns a fleet without machines.
+func New(o Options) *Fleet {
+	f := &Fleet{
+		opts:    o,
+		world:   world.New(o.Scenario.Modules),
+		modules: map[moduleName]*scenario.Module{},
+		nodes:   map[string]int64{},
+		known:   map[types.UID]*known{},
+		waiting: map[string]map[types.UID]*corev1.Pod{},
+		step:    min(max(time.Duration(o.Clock.Speed()*float64(time.Second)), shortestStep), longestStep),
+		gone:    func(types.UID) {},
+	}
+	for i := range o.Scenario.Modules {
+		m := &o.Scenario.Modules[i]
+		f.modules[moduleName{m.Namespace, m.Name}] = m
+	}
+	f.export.init(o.Scenario.Modules)
+	return f
+}
+
+// Watch makes the fleet follow the nodes and pods of the factory's informers.
+// Call it before they start.
+func (f *Fleet) Watch(factory informers.SharedInformerFactory, l *Lifecycle) error {
+	if l != nil {
+		f.gone = l.Forget
+	}
+	_, err := factory.Core().V1().Nodes().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(o any) { f.putNode(o.(*corev1.Node)) },
+		UpdateFunc: func(_, o any) { f.putNode(o.(*corev1.Node)) },
+		DeleteFunc: func(o any) {
+			if n, ok := deleted[*corev1.Node](o); ok {
+				f.dropNode(n.Name)
+			}
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("watch nodes: %w", err)
+	}
+	_, err = factory.Core().V1().Pods().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(o any) { f.putPod(o.(*corev1.Pod)) },
+		UpdateFunc: func(_, o any) { f.putPod(o.(*corev1.Pod)) },
+		DeleteFunc: func(o any) {
+			if p, ok := deleted[*corev1.Pod](o); ok {
+				f.dropPod(p)
+			}
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("watch pods: %w", err)
+	}
+	return nil
+}
+
+func deleted[T any](o any) (T, bool) {
+	if d, ok := o.(cache.DeletedFinalStateUnknown); ok {
+		o = d.Obj
+	}
+	t, ok := o.(T)
+	return t, ok
+}
+
+// SetModule gives a module another version, which holds for the pods made from
+// now on.
+func (f *Fleet) SetModule(m scenario.Module) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.modules[moduleName{m.Namespace, m.Name}] = &m
+	f.world.SetModule(m)
+}
+
+// now is the moment of the day that a change belongs to: not before the end of
+// the last step, which is closed.
+func (f *Fleet) now() time.Time {
+	t := f.opts.Clock.Now()
+	if t.Before(f.last) {
+		return f.last
+	}
+	return t
+}
+
+func (f *Fleet) putNode(n *corev1.Node) {
+	if n.Labels[SimulatedLabel] != "true" {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	m := world.Machine{
+		RatingMillis: 1000,
+		Name:         n.Name, Pool: n.Labels[v1alpha1.LabelPool], Type: n.Labels[corev1.LabelInstanceTypeStable],
+		Capacity: vector(n.Status.Capacity),
+	}
+	if t, ok := f.opts.Scenario.Type(m.Type); ok {
+		m.RatingMillis = t.Rating()
+	}
+	for _, t := range n.Spec.Taints {
+		m.Serverless = m.Serverless || t.Key == v1alpha1.TaintServerless
+	}
+	f.world.AddMachine(m)
+	f.nodes[n.Name] = m.RatingMillis
+	for _, p := range f.waiting[n.Name] {
+		f.put(p)
+	}
+	delete(f.waiting, n.Name)
+}
+
+func (f *Fleet) dropNode(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.world.RemoveMachine(name)
+	delete(f.nodes, name)
+	delete(f.waiting, name)
+}
+
+func (f *Fleet) putPod(p *corev1.Pod) {
+	if p.Spec.NodeName == "" {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.put(p)
+}
+
+func (f *Fleet) put(p *corev1.Pod) {
+	if _, ok := f.nodes[p.Spec.NodeName]; !ok {
+		w := f.waiting[p.Spec.NodeName]
+		if w == nil {
+			w = map[types.UID]*corev1.Pod{}
+			f.waiting[p.Spec.NodeName] = w
+		}
+		w[p.UID] = p
+		return
+	}
+	id := string(p.UID)
+	k := f.known[p.UID]
+	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+		if k != nil {
+			f.world.RemovePod(id, f.now())
+			delete(f.known, p.UID)
+		}
+		return
+	}
+	requests, limits := podResources(p)
+	if k == nil {
+		k = &known{requests: requests, limits: limits}
+		f.known[p.UID] = k
+		f.world.AddPod(world.Pod{
+			ID: id, Namespace: p.Namespace, Name: p.Name, Module: f.moduleOf(p), Machine: p.Spec.NodeName,
+			Requests: requests, Limits: limits,
+		}, f.now())
+	}
+	if k.requests != requests || k.limits != limits {
+		k.requests, k.limits = requests, limits
+		f.world.Resize(id, requests, limits)
+	}
+	ready := p.DeletionTimestamp == nil && isReady(p)
+	switch {
+	case ready && !k.ready:
+		f.world.SetReady(id, f.now())
+	case !ready && k.ready:
+		f.world.SetUnready(id)
+	}
+	k.ready = ready
+}
+
+func (f *Fleet) dropPod(p *corev1.Pod) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if w := f.waiting[p.Spec.NodeName]; w != nil {
+		delete(w, p.UID)
+	}
+	if f.known[p.UID] != nil {
+		f.world.RemovePod(string(p.UID), f.now())
+		delete(f.known, p.UID)
+	}
+	f.gone(p.UID)
+}
+
+// module returns the scenario's module whose work a pod does, or nil.
+func (f *Fleet) module(p *corev1.Pod) *scenario.Module {
+	return f.modules[moduleName{p.Namespace, p.Labels[ModuleLabel]}]
+}
+
+func (f *Fleet) moduleOf(p *corev1.Pod) workload.Key {
+	if m := f.module(p); m != nil {
+		return m.Key()
+	}
+	return workload.Key{Namespace: p.Namespace, Kind: "Pod", Name: p.Name}
+}
+
+// Durations returns how long the stages of a pod take: what the scenario says,
+// drawn with dice that the pod's UID and the scenario's seed decide.
+func (f *Fleet) Durations() Durations {
+	spec := func(p *corev1.Pod) *scenario.Module {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.module(p)
+	}
+	return Durations{
+		Start: func(p *corev1.Pod) time.Duration {
+			m := spec(p)
+			if m == nil {
+				return time.Second
+			}
+			return m.Start.Draw(f.dice(p, 1).Float64).AfterBound()
+		},
+		Run: func(p *corev1.Pod) time.Duration {
+			m := spec(p)
+			if m == nil || m.Work == nil {
+				return 0
+			}
+			// A faster core does the same work in less time.
+			return m.Work.RunTime.At(f.dice(p, 2).Float64()) * 1000 / time.Duration(f.rating(p.Spec.NodeName))
+		},
+		Stop: func(*corev1.Pod) time.Duration { return stopTime },
+	}
+}
+
+// stopTime is how long a deleted pod takes to end.
+const stopTime = time.Second
+
+func (f *Fleet) dice(p *corev1.Pod, use uint64) *rand.Rand {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(p.UID)) // never fails
+	return rand.New(rand.NewPCG(f.opts.Scenario.Seed^use, h.Sum64()))
+}
+
+// rating returns the milli-NCU a core of a node, 1000 if it is unknown.
+func (f *Fleet) rating(node string) int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if r := f.nodes[node]; r > 0 {
+		return r
+	}
+	return 1000
+}
+
+// Run steps the physics until ctx is done.
+func (f *Fleet) Run(ctx context.Context) error {
+	f.mu.Lock()
+	f.last = f.opts.Clock.Now()
+	f.mu.Unlock()
+	for {
+		to := f.last.Truncate(f.step).Add(f.step)
+		t := f.opts.Clock.NewTimer(to.Sub(f.opts.Clock.Now()))
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return nil
+		case <-t.C():
+		}
+		if err := f.advance(ctx, to); err != nil && ctx.Err() == nil && f.opts.Problem != nil {
+			f.opts.Problem(err)
+		}
+	}
+}
+
+// advance does one step, and exports it unless the host is too far behind.
+func (f *Fleet) advance(ctx context.Context, to time.Time) error {
+	f.mu.Lock()
+	middle := f.last.Add(to.Sub(f.last) / 2)
+	frame := f.world.Step(f.last, to, func(k workload.Key) float64 {
+		m := f.modules[moduleName{k.Namespace, k.Name}]
+		if m == nil {
+			return 0
+		}
+		rps, _ := f.opts.Scenario.Requests(m, middle)
+		return rps
+	})
+	f.last = to
+	f.view.take(frame)
+	f.export.take(frame)
+	behind := f.opts.Clock.Now().Sub(to)
+	// Behind by more than a few steps: sample less often, down to what PromQL
+	// still takes for one series without gaps. Counters lose nothing by it.
+	due := to.Sub(f.export.at) >= min(f.step*time.Duration(1+behind/(3*f.step)), rarestExport)
+	var samples []metrics.Sample
+	var ended []*metrics.Handle
+	if due {
+		samples, ended = f.export.samples(to)
+	}
+	sink := f.opts.Metrics
+	f.mu.Unlock()
+	if !due || sink == nil {
+		return nil
+	}
+	err := sink.Append(ctx, to, samples)
+	if len(ended) > 0 {
+		err = errors.Join(err, sink.End(ctx, to, ended))
+	}
+	return err
+}
+
+// Behind returns how much of the day has passed since the last step.
+func (f *Fleet) Behind() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.last.IsZero() {
+		return 0
+	}
+	return f.opts.Clock.Now().Sub(f.last)
+}
+
+// Vector of a Kubernetes resource list; GPUs in thousandths.
+func vector(l corev1.ResourceList) resource.Vector {
+	gpu := l[corev1.ResourceName(v1alpha1.ResourceGPU)]
+	return resource.Vector{resource.CPU: l.Cpu().MilliValue(), resource.Memory: l.Memory().Value(), resource.GPU: gpu.MilliValue()}
+}
+
+// podResources sums what the containers of a pod ask for. A limit that one
+// container lacks is no limit.
+func podResources(p *corev1.Pod) (requests, limits resource.Vector) {
+	none := [resource.Kinds]bool{}
+	for i := range p.Spec.Containers {
+		r := &p.Spec.Containers[i].Resources
+		requests = requests.Add(vector(r.Requests))
+		l := vector(r.Limits)
+		limits = limits.Add(l)
+		for k := range l {
+			none[k] = none[k] || l[k] == 0
+		}
+	}
+	for k := range limits {
+		if none[k] {
+			limits[k] = 0
+		}
+	}
+	return requests, limits
+}
