@@ -311,7 +311,7 @@ func explainCell(kind int, sides [2]*moduleSide, offers [2]map[string]*Offer) ma
 	inner := [3]*big.Rat{new(big.Rat), new(big.Rat), new(big.Rat)}
 	for _, typ := range typesOf(sides, kind) {
 		x, y := cellOf(sides[0], kind, typ), cellOf(sides[1], kind, typ)
-		l := [2][2]int64{{int64(x.List), x.Bought}, {int64(y.List), y.Bought}}           // list price
+		l := [2][2]int64{{int64(x.List), x.Bought}, {int64(y.List), y.Bought}}               // list price
 		d := [2][2]int64{{int64(x.Cost()), int64(x.List)}, {int64(y.Cost()), int64(y.List)}} // paid ÷ list
 		for i := range 2 {
 			if l[i][1] > 0 {

@@ -119,7 +119,7 @@ func Summarise(facts []Facts, by string, features map[workload.Key][]workload.Fe
 		hour := rollHour(f)
 		// A pod's bought amount follows from its money at its type's price; its
 		// share of the idle boxes counts at its pool's.
-		types, pools := map[place][resource.Kinds]fraction{}, map[string][resource.Kinds]fraction{}
+		types, pools := map[spot][resource.Kinds]fraction{}, map[string][resource.Kinds]fraction{}
 		for _, b := range hour.Boxes {
 			var t [resource.Kinds]fraction
 			p := pools[b.Pool]
@@ -128,7 +128,7 @@ func Summarise(facts []Facts, by string, features map[workload.Key][]workload.Fe
 				p[k].cost += t[k].cost
 				p[k].bought += t[k].bought
 			}
-			types[place{b.Pool, b.Type}], pools[b.Pool] = t, p
+			types[spot{b.Pool, b.Type}], pools[b.Pool] = t, p
 		}
 		ratings := map[string]int64{}
 		for m := range f.Machines {
@@ -149,7 +149,7 @@ func Summarise(facts []Facts, by string, features map[workload.Key][]workload.Fe
 					Use: ncu(resource.Kind(k), p.UseSeconds[k], rating), Held: ncu(resource.Kind(k), p.HeldSeconds[k], rating),
 					Used: p.Used[k], Slack: p.Slack[k], Shared: p.Shared[k], OpenCost: p.OpenCost[k],
 				}
-				if t := types[place{p.Pool, p.Type}][k]; t.cost > 0 {
+				if t := types[spot{p.Pool, p.Type}][k]; t.cost > 0 {
 					c.Bought += int64(money.Amount(t.bought).Scale(int64(c.Used+c.Slack), t.cost))
 				}
 				if t := pools[p.Pool][k]; t.cost > 0 {

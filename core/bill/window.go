@@ -119,12 +119,13 @@ func ncu(k resource.Kind, seconds, ratingMillis int64) int64 {
 	return int64(money.Amount(seconds).Scale(ratingMillis, 1000))
 }
 
-type place struct{ pool, typ string }
+// A spot is a pool and a machine type.
+type spot struct{ pool, typ string }
 
 type rowKey struct {
 	module    workload.Key
 	namespace string
-	place
+	spot
 }
 
 // Rollup adds up facts of hours in one currency.
@@ -167,10 +168,10 @@ func rollHour(f *Facts) Window {
 	w := Window{From: f.From, To: f.To, Currency: f.Currency, Notes: f.Notes}
 
 	// 1. Machines: what each pool and type cost and where it went.
-	boxes := map[place]*BoxRow{}
+	boxes := map[spot]*BoxRow{}
 	for i := range f.Machines {
 		m := &f.Machines[i]
-		at := place{m.Pool, m.Type}
+		at := spot{m.Pool, m.Type}
 		b := boxes[at]
 		if b == nil {
 			b = &BoxRow{Pool: m.Pool, Type: m.Type, Serverless: m.Serverless}
@@ -217,7 +218,7 @@ func rollHour(f *Facts) Window {
 	var key []byte
 	for i := range f.Pods {
 		p := &f.Pods[i]
-		r := row(rowKey{p.Module, p.Namespace, place{p.Pool, p.Type}})
+		r := row(rowKey{p.Module, p.Namespace, spot{p.Pool, p.Type}})
 		r.PodMillis += p.To.Sub(p.From).Milliseconds()
 		r.Headroom += p.Headroom.Sum()
 		r.Estimated += p.Estimated
@@ -239,7 +240,7 @@ func rollHour(f *Facts) Window {
 	}
 	for _, b := range w.Boxes {
 		if b.Unshared != (Amounts{}) {
-			r := row(rowKey{place: place{b.Pool, b.Type}})
+			r := row(rowKey{spot: spot{b.Pool, b.Type}})
 			for k := range resource.Kinds {
 				r.Cells[k].Shared += b.Unshared[k]
 			}
@@ -249,19 +250,19 @@ func rollHour(f *Facts) Window {
 	// 4. What was bought for a row's money, and what it would have cost at list
 	// price: its part of the pool and type, by money, or by what it held where
 	// the machines are free.
-	held := map[place]*[resource.Kinds]int64{}
+	held := map[spot]*[resource.Kinds]int64{}
 	for key, r := range rows {
-		h := held[key.place]
+		h := held[key.spot]
 		if h == nil {
 			h = new([resource.Kinds]int64)
-			held[key.place] = h
+			held[key.spot] = h
 		}
 		for k := range resource.Kinds {
 			h[k] += r.Cells[k].Held
 		}
 	}
 	for key, r := range rows {
-		b := boxes[key.place]
+		b := boxes[key.spot]
 		if b == nil {
 			continue
 		}
@@ -269,7 +270,7 @@ func rollHour(f *Facts) Window {
 			c := &r.Cells[k]
 			part, whole := int64(c.Cost()), int64(b.Bill[k])
 			if whole == 0 {
-				part, whole = c.Held, held[key.place][k]
+				part, whole = c.Held, held[key.spot][k]
 			}
 			if part > 0 {
 				c.Bought = roundUp(b.Capacity[k], part, whole)
@@ -345,7 +346,7 @@ func Merge(windows ...Window) (Window, error) {
 		return windows[0], nil
 	}
 	rows := map[rowKey]int{}
-	boxes := map[place]int{}
+	boxes := map[spot]int{}
 	loads := map[workload.Key]int{}
 	notes := map[string]bool{}
 	for i := range windows {
@@ -363,7 +364,7 @@ func Merge(windows ...Window) (Window, error) {
 		sum.To = later(sum.To, w.To)
 		for r := range w.Rows {
 			row := &w.Rows[r]
-			key := rowKey{row.Module, row.Namespace, place{row.Pool, row.Type}}
+			key := rowKey{row.Module, row.Namespace, spot{row.Pool, row.Type}}
 			at, ok := rows[key]
 			if !ok {
 				rows[key] = len(sum.Rows)
@@ -374,7 +375,7 @@ func Merge(windows ...Window) (Window, error) {
 		}
 		for b := range w.Boxes {
 			box := &w.Boxes[b]
-			key := place{box.Pool, box.Type}
+			key := spot{box.Pool, box.Type}
 			at, ok := boxes[key]
 			if !ok {
 				boxes[key] = len(sum.Boxes)
@@ -460,6 +461,7 @@ type share struct {
 	rowKey
 	kind   int
 	amount money.Amount
+	wide   bool // its pods are not in the pool: nobody there held any
 }
 
 // shareIdle shares the idle money of every pool and type, slack apart, over the
@@ -505,11 +507,11 @@ func shareIdle(f *Facts) []share {
 		})
 		return list
 	}
-	idle := map[place]Amounts{}
-	var places []place
+	idle := map[spot]Amounts{}
+	var places []spot
 	for i := range f.Machines {
 		m := &f.Machines[i]
-		at := place{m.Pool, m.Type}
+		at := spot{m.Pool, m.Type}
 		a, ok := idle[at]
 		if !ok {
 			places = append(places, at)
@@ -521,7 +523,7 @@ func shareIdle(f *Facts) []share {
 		}
 		idle[at] = a
 	}
-	slices.SortFunc(places, func(a, b place) int {
+	slices.SortFunc(places, func(a, b spot) int {
 		return cmp.Or(strings.Compare(a.pool, b.pool), strings.Compare(a.typ, b.typ))
 	})
 	everyone := order(whole)
@@ -538,18 +540,19 @@ func shareIdle(f *Facts) []share {
 			if amount == 0 {
 				continue
 			}
-			from, by := holders, held[at.pool]
-			weights := heldOf(from, by, k)
-			if weights == nil {
-				from, by = everyone, whole
-				weights = heldOf(from, by, k)
+			from := holders
+			weights := heldOf(from, held[at.pool], k)
+			wide := weights == nil
+			if wide {
+				from = everyone
+				weights = heldOf(from, whole, k)
 			}
 			if weights == nil {
 				continue
 			}
 			for i, part := range money.Split(amount, weights) {
 				if part != 0 {
-					out = append(out, share{rowKey{from[i].module, from[i].namespace, at}, k, part})
+					out = append(out, share{rowKey{from[i].module, from[i].namespace, at}, k, part, wide})
 				}
 			}
 		}
