@@ -97,7 +97,7 @@ type Module struct {
 	Needs Needs
 	Start physics.Start
 	// Load is what it is asked to do; nil for batch and cron.
-	Load *Load
+	Load *Demand
 	// Work is what batch and cron do; nil for the others.
 	Work *Work
 

@@ -20,7 +20,7 @@ func online(name string) scenario.Module {
 		Limits:   resource.Vector{resource.CPU: 2000, resource.Memory: 2 * resource.GiB},
 		Needs: scenario.Needs{BaseCPU: 50, CPUPerRequest: 10 * time.Millisecond, BaseMemory: 256 * resource.MiB,
 			MemoryPerRequest: resource.MiB, ServiceTime: 20 * time.Millisecond, Concurrency: 64, Timeout: 2 * time.Second},
-		Load: &scenario.Load{},
+		Load: &scenario.Demand{},
 	}
 }
 

@@ -6,13 +6,13 @@ import (
 	"github.com/neap-dev/neap/sim/series"
 )
 
-// A Load is the requests a second of one module over time:
+// A Demand is the requests a second of one module over time:
 //
 //	trough + (peak − trough) · curve(t + shift), times 1 ± noise
 //
 // where curve runs from 0 (the quietest of the scenario's first day) to 1 (its
 // busiest).
-type Load struct {
+type Demand struct {
 	Curve  series.Curve
 	Low    float64 // the curve's own value that counts as 0
 	High   float64 // the curve's own value that counts as 1
@@ -24,7 +24,7 @@ type Load struct {
 }
 
 // At returns the requests a second at t. known is false in a gap of the curve.
-func (l *Load) At(t time.Time) (rps float64, known bool) {
+func (l *Demand) At(t time.Time) (rps float64, known bool) {
 	v, ok := l.Curve.At(t.Add(-l.Shift))
 	if !ok {
 		return 0, false
