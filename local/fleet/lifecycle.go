@@ -28,10 +28,13 @@ const (
 	SimulatedLabel = "neap.dev/simulated"
 	// ReadyAtAnnotation is the simulated time at which a pod became ready.
 	ReadyAtAnnotation = "neap.dev/simulated-ready-at"
+	// StartAfterAnnotation on a node is how long, on the wall, it takes from its
+	// making until it is ready.
+	StartAfterAnnotation = "neap.dev/simulated-start-after"
 
 	// leaseSeconds is how long a node's lease lasts, at wall time. KWOK renews it
 	// four times as often.
-	leaseSeconds = 40
+	leaseSeconds = 80
 	// holder is the same in every run, so that a restarted fleet takes its nodes
 	// back at once.
 	holder = "neap-fleet"
@@ -190,8 +193,13 @@ func nodeStages() []*internalversion.Stage {
 		st.Name = name
 		return st
 	}
+	starts := stage("node-ready", "NotIn", 0, 0)
+	starts.Spec.Delay.JitterDurationMilliseconds = nil
+	starts.Spec.Delay.DurationFrom = &internalversion.ExpressionFrom{JQ: &internalversion.ExpressionJQ{
+		Expression: `.metadata.annotations["` + StartAfterAnnotation + `"]`,
+	}}
 	return []*internalversion.Stage{
-		stage("node-ready", "NotIn", 0, 0),
+		starts,
 		stage("node-heartbeat", "In", 5*time.Minute, 6*time.Minute),
 	}
 }
