@@ -311,6 +311,16 @@ func explainCell(kind int, sides [2]*moduleSide, offers [2]map[string]*Offer) ma
 	inner := [3]*big.Rat{new(big.Rat), new(big.Rat), new(big.Rat)}
 	for _, typ := range typesOf(sides, kind) {
 		x, y := cellOf(sides[0], kind, typ), cellOf(sides[1], kind, typ)
+		if x.Bought == 0 && y.Bought == 0 && x.Cost() == 0 && y.Cost() == 0 {
+			continue
+		}
+		if x.Bought == 0 && x.Cost() != 0 || y.Bought == 0 && y.Cost() != 0 {
+			// Money for too little capacity to count: the price stays in one piece.
+			inner[0].SetFrac(g.value[price], g.den)
+			inner[1], inner[2] = new(big.Rat), new(big.Rat)
+			outer.SetInt64(1)
+			break
+		}
 		l := [2][2]int64{{int64(x.List), x.Bought}, {int64(y.List), y.Bought}}               // list price
 		d := [2][2]int64{{int64(x.Cost()), int64(x.List)}, {int64(y.Cost()), int64(y.List)}} // paid ÷ list
 		for i := range 2 {
