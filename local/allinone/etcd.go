@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"path/filepath"
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -26,6 +28,7 @@ type etcd struct{ server *embed.Etcd }
 // startEtcd starts etcd and waits until it serves. What etcd calls fatal ends
 // the process with a sentence, not with its stack.
 func startEtcd(dir clusterdir.Dir) (_ *etcd, err error) {
+	logger := etcdLogger()
 	client, peer := mustURL(clientSocket), mustURL(peerSocket)
 	cfg := embed.NewConfig()
 	cfg.Name = "neap"
@@ -33,7 +36,7 @@ func startEtcd(dir clusterdir.Dir) (_ *etcd, err error) {
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{client}, []url.URL{mustURL(clientSocket + advertised)}
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{peer}, []url.URL{mustURL(peerSocket + advertised)}
 	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
-	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(etcdLogger())
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(logger)
 	cfg.EnableGRPCGateway = false
 	cfg.StrictReconfigCheck = false
 
@@ -54,6 +57,9 @@ func startEtcd(dir clusterdir.Dir) (_ *etcd, err error) {
 			err = fmt.Errorf("start etcd: %v", r)
 		}
 	}()
+	if err := checkLog(dir.Etcd(), logger); err != nil {
+		return nil, err
+	}
 	server, err := embed.StartEtcd(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("start etcd: %w", err)
@@ -66,6 +72,24 @@ func startEtcd(dir clusterdir.Dir) (_ *etcd, err error) {
 	case <-server.Server.StopNotify():
 		return nil, fmt.Errorf("start etcd: it stopped at once")
 	}
+}
+
+// checkLog reads etcd's write-ahead log, because etcd mends one that it cannot
+// read by cutting it, at the start if need be, and then fails for another
+// reason. A log from which not even its first record comes is not ours to cut.
+func checkLog(dir string, logger *zap.Logger) error {
+	path := filepath.Join(dir, "member", "wal")
+	if !wal.Exist(path) {
+		return nil // a first start
+	}
+	snaps, err := wal.ValidSnapshotEntries(logger, path)
+	if err != nil {
+		return fmt.Errorf("failed to read WAL %s: %w", path, err)
+	}
+	if len(snaps) == 0 { // every whole log begins with one
+		return fmt.Errorf("failed to read WAL %s: it has no valid beginning", path)
+	}
+	return nil
 }
 
 // close stops etcd. What it acknowledged is on the disk already.

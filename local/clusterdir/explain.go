@@ -18,7 +18,7 @@ func Explain(text string) (Cause, string) {
 	case has("no space left on device", "disk quota exceeded", "database space exceeded"):
 		return CauseDisk, "the disk is full: free some space and start again; everything acknowledged is still there"
 	case has("crc mismatch", "checksum error", "invalid database", "file is corrupt", "wal: file not found", "wal: max entry size", "snap: empty snapshot",
-		"unexpected EOF", "failed to recover v3 backend", "failed to read WAL", "failed to open database", "version mismatch", "freelist:", "page ", "walpb:"):
+		"unexpected EOF", "failed to recover v3 backend", "failed to read WAL", "failed to open database", "version mismatch", "freelist:", "walpb:", "cannot use none as id"):
 		return CauseCorrupt, "the cluster's state in the folder etcd of the data directory cannot be read and was left as it is: restore a copy, or move that folder away to begin with an empty cluster"
 	}
 	return CauseOther, ""

@@ -78,9 +78,9 @@ func (d Dir) kubeconfigStands(path, url string, ca []byte, id Identity, now time
 		return false
 	}
 	cert, err := x509.ParseCertificate(block.Bytes)
-	if err != nil || cert.Subject.CommonName != id.User || now.Add(renewBefore).After(cert.NotAfter) {
+	if err != nil || cert.Subject.CommonName != id.User || !current(cert, now) {
 		return false
 	}
 	authority, err := d.readPair("client-ca")
-	return err == nil && cert.CheckSignatureFrom(authority.cert) == nil
+	return err == nil && cert.CheckSignatureFrom(authority.cert) == nil && slices.Equal(cert.Subject.Organization, id.Groups)
 }

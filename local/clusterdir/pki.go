@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -120,6 +121,10 @@ func (d Dir) ServerCA() ([]byte, error) {
 	return b, nil
 }
 
+// errMismatch is what a crash between the writing of a key and of its
+// certificate leaves.
+var errMismatch = errors.New("it does not belong to its key")
+
 type pair struct {
 	cert *x509.Certificate
 	key  crypto.Signer
@@ -128,11 +133,11 @@ type pair struct {
 // authority reads an authority or makes it; fresh says that it was made.
 func (d Dir) authority(name string, now time.Time) (ca pair, fresh bool, err error) {
 	if exists(d.PKI(name + ".crt")) {
-		ca, err := d.readPair(name)
-		if err != nil {
+		switch ca, err := d.readPair(name); {
+		case errors.Is(err, errMismatch): // a crash between two writes: begin again
+		case err != nil:
 			return pair{}, false, err
-		}
-		if now.Add(renewBefore).Before(ca.cert.NotAfter) {
+		case current(ca.cert, now):
 			return ca, false, nil
 		}
 	}
@@ -174,7 +179,12 @@ func (d Dir) authority(name string, now time.Time) (ca pair, fresh bool, err err
 
 func (d Dir) valid(name string, now time.Time) bool {
 	p, err := d.readPair(name)
-	return err == nil && now.Add(renewBefore).Before(p.cert.NotAfter) && now.After(p.cert.NotBefore)
+	return err == nil && current(p.cert, now)
+}
+
+// current says that a certificate is valid now and for a while longer.
+func current(cert *x509.Certificate, now time.Time) bool {
+	return now.After(cert.NotBefore) && now.Add(renewBefore).Before(cert.NotAfter)
 }
 
 func (d Dir) issue(ca pair, name string, now time.Time, template *x509.Certificate) error {
@@ -231,8 +241,7 @@ func (d Dir) readPair(name string) (pair, error) {
 		return pair{}, fmt.Errorf("read key %s: %w: move %s away to have new certificates made", keyPath, err, d.in("pki"))
 	}
 	if !key.PublicKey.Equal(cert.PublicKey) {
-		// A crash between the two writes of authority or issue.
-		return pair{}, fmt.Errorf("key %s does not belong to %s: move %s away to have new certificates made", keyPath, certPath, d.in("pki"))
+		return pair{}, fmt.Errorf("read certificate %s: %w", certPath, errMismatch)
 	}
 	return pair{cert, key}, nil
 }

@@ -196,7 +196,7 @@ func (c *Cluster) Err() error {
 	}
 	if reported.Error == "" {
 		// It died without a word: a panic, or a signal. The log may say why.
-		tail := strings.Join(process.Tail(c.Dir.Log("cluster"), 200), "\n")
+		tail := strings.Join(c.main.LogTail(200), "\n")
 		reported.Cause, reported.Error = clusterdir.Explain(tail)
 		if reported.Error == "" {
 			reported.Error = fmt.Sprintf("neap-cluster ended (%v): its log is %s; start again, nothing acknowledged is lost", exit, c.Dir.Log("cluster"))

@@ -131,7 +131,7 @@ func (c *Cluster) awaitScheduler(ctx context.Context, p *process.Process, url st
 		}
 		select {
 		case <-p.Done():
-			tail := strings.Join(process.Tail(c.Dir.Log("scheduler"), 30), "\n")
+			tail := strings.Join(p.LogTail(30), "\n")
 			if strings.Contains(tail, "address already in use") {
 				return fmt.Errorf("start scheduler: %w", ErrPort)
 			}

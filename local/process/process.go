@@ -47,6 +47,9 @@ type Process struct {
 	stdin io.Closer
 	done  chan struct{}
 
+	logFile string
+	logFrom int64 // where this child's lines begin
+
 	mu  sync.Mutex
 	err error // set before done is closed
 }
@@ -70,12 +73,16 @@ func Start(o Options) (*Process, error) {
 	cmd.Dir = o.Dir
 	cmd.Env = append(os.Environ(), o.Env...)
 	cmd.SysProcAttr = attributes()
+	var logFrom int64
 	if o.LogFile != "" {
 		log, err := openLog(o.LogFile)
 		if err != nil {
 			return nil, fmt.Errorf("start %s: %w", o.Name, err)
 		}
 		defer log.Close() // the child has its own
+		if st, err := log.Stat(); err == nil {
+			logFrom = st.Size()
+		}
 		cmd.Stderr = log
 	}
 	stdin, err := cmd.StdinPipe()
@@ -88,7 +95,7 @@ func Start(o Options) (*Process, error) {
 	}
 	cmd.Stdout = childOut
 
-	p := &Process{name: o.Name, cmd: cmd, stdin: stdin, done: make(chan struct{})}
+	p := &Process{name: o.Name, cmd: cmd, stdin: stdin, done: make(chan struct{}), logFile: o.LogFile, logFrom: logFrom}
 	started := make(chan error, 1)
 	go func() {
 		// The kernel sends the parent-death signal when this thread ends, so
@@ -207,27 +214,28 @@ func openLog(path string) (*os.File, error) {
 	return f, nil
 }
 
-// Tail returns the last lines of a log file, at most n, for a message or for
-// a search after the cause of an end. It is empty when there is no log.
-func Tail(path string, n int) []string {
-	f, err := os.Open(path)
+// LogTail returns the last lines, at most n, that this child and nobody before
+// it has written to its log file: for a search after the cause of an end.
+func (p *Process) LogTail(n int) []string {
+	f, err := os.Open(p.logFile)
 	if err != nil {
 		return nil
 	}
 	defer f.Close()
 	const most = 64 << 10
-	if st, err := f.Stat(); err == nil && st.Size() > most {
-		_, _ = f.Seek(-most, io.SeekEnd)
+	from := p.logFrom
+	if st, err := f.Stat(); err == nil {
+		if st.Size() < from {
+			from = 0 // cut meanwhile
+		}
+		from = max(from, st.Size()-most)
 	}
-	b, err := io.ReadAll(f)
-	if err != nil {
+	b, err := io.ReadAll(io.NewSectionReader(f, from, most))
+	if err != nil || len(b) == 0 {
 		return nil
 	}
 	lines := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
-	if len(lines) > n {
-		lines = lines[len(lines)-n:]
-	}
-	return lines
+	return lines[max(0, len(lines)-n):]
 }
 
 // StopWithStdin is the environment variable that tells a program which reads
