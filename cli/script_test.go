@@ -3,11 +3,16 @@ package cli_test
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/neap-dev/neap/cli"
+	"github.com/neap-dev/neap/kube/observe/observetest"
 )
 
 func TestMain(m *testing.M) {
@@ -19,6 +24,9 @@ func TestMain(m *testing.M) {
 // TestScripts runs the scripts in testdata/script: commands as a user types
 // them, in an empty folder with an empty home.
 func TestScripts(t *testing.T) {
+	shop := cluster(t)
+	forbidden := cluster(t)
+	forbidden.Forbidden["pods"] = true
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -28,7 +36,28 @@ func TestScripts(t *testing.T) {
 			env.Setenv("XDG_STATE_HOME", "")
 			env.Setenv("KUBECONFIG", "")
 			env.Setenv("TZ", "UTC")
+			for name, s := range map[string]*observetest.Server{"KUBE": shop, "KUBE_FORBIDDEN": forbidden} {
+				path := filepath.Join(env.WorkDir, name+".kubeconfig")
+				if err := os.WriteFile(path, []byte(s.Kubeconfig()), 0o600); err != nil {
+					return err
+				}
+				env.Setenv(name, path)
+			}
 			return nil
 		},
 	})
+}
+
+// cluster returns a fake API server with two machines and a Deployment of two
+// pods, all ten days old.
+func cluster(t *testing.T) *observetest.Server {
+	s := observetest.New(t)
+	born := time.Now().AddDate(0, 0, -10)
+	s.Nodes = []corev1.Node{observetest.Node("n1", "big.8", born), observetest.Node("n2", "big.8", born)}
+	s.Pods = []corev1.Pod{
+		observetest.Pod("shop", "cart-1", "cart", "n1", born, "2", "4Gi"),
+		observetest.Pod("shop", "cart-2", "cart", "n2", born, "2", "4Gi"),
+	}
+	s.ReplicaSets = []metav1.PartialObjectMetadata{observetest.ReplicaSet("shop", "cart")}
+	return s
 }

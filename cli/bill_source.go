@@ -1,0 +1,211 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/neap-dev/neap/core/bill"
+	"github.com/neap-dev/neap/core/machine"
+	"github.com/neap-dev/neap/internal/pricefile"
+	"github.com/neap-dev/neap/kube/observe"
+	"github.com/neap-dev/neap/metrics"
+)
+
+// A billSource is where a bill comes from: a live cluster or a store.
+type billSource interface {
+	// Now is the end of what is known: the present, or the store's last closed hour.
+	Now() time.Time
+	// Report is the bill of a window, grouped as bill.Summarise groups.
+	Report(ctx context.Context, w span, by string) (bill.Report, error)
+	// Windows are roll-ups of windows, for bill.Explain.
+	Windows(ctx context.Context, w ...span) ([]bill.Window, error)
+	// Facts are the closed hours of a window.
+	Facts(ctx context.Context, w span) ([]bill.Facts, error)
+	// Describe names the source in a few words.
+	Describe() string
+	Close() error
+}
+
+// sourceFlags say where a bill comes from.
+type sourceFlags struct {
+	kubeconfig string
+	context    string
+	store      string
+	timeout    time.Duration
+
+	prometheus      string
+	prometheusToken string
+	prometheusCA    string
+
+	prices   string
+	currency string
+	strict   bool
+}
+
+// register adds the flags to a command.
+func (s *sourceFlags) register(cmd *cobra.Command, _ bool) {
+	f := cmd.Flags()
+	f.StringVar(&s.kubeconfig, "kubeconfig", "", "read the cluster of this kubeconfig (default $KUBECONFIG, then ~/.kube/config)")
+	f.StringVar(&s.context, "context", "", "read the cluster of this context of the kubeconfig")
+	f.StringVar(&s.store, "store", "", "read this store of neap up instead of a cluster")
+	f.DurationVar(&s.timeout, "timeout", 30*time.Second, "give up on a request to the API server or to Prometheus after this long")
+	f.StringVar(&s.prometheus, "prometheus", "", "ask this Prometheus for what pods used, such as http://localhost:9090")
+	f.StringVar(&s.prometheusToken, "prometheus-token-file", "", "file with a bearer token for Prometheus")
+	f.StringVar(&s.prometheusCA, "prometheus-ca-file", "", "file with the certificates to trust for Prometheus")
+	f.StringVar(&s.prices, "prices", "", "prices by machine type, as CSV (name,price_per_hour,…) or as MachineTypes in YAML")
+	f.StringVar(&s.currency, "currency", "", "currency of the bill (default that of the machine types, else USD)")
+	f.BoolVar(&s.strict, "strict", false, "refuse a machine type that nobody priced, instead of estimating its price by its shape")
+}
+
+// open finds the source that the flags name, else the configured cluster, else
+// the store of neap up.
+func (s *sourceFlags) open(ctx context.Context, progress io.Writer) (billSource, error) {
+	cluster := s.kubeconfig != "" || s.context != ""
+	switch {
+	case s.store != "" && (cluster || s.prometheus != "" || s.prices != ""):
+		return nil, usagef("--store holds closed hours with their use and prices; --kubeconfig, --context, --prometheus and --prices are for a live cluster")
+	case s.store != "":
+		return openStore(s.store)
+	}
+	now := time.Now().UTC().Truncate(time.Second)
+	cfg, name, err := observe.Config(observe.Target{Kubeconfig: s.kubeconfig, Context: s.context}, now)
+	if errors.Is(err, observe.ErrNoCluster) && !cluster {
+		dir, dirErr := stateDir()
+		if dirErr != nil {
+			return nil, dirErr
+		}
+		if _, statErr := os.Stat(dir); statErr == nil {
+			return openStore(dir)
+		}
+		return nil, fmt.Errorf("%w, and neap up has left no store at %s; give --kubeconfig, give --store, or run neap up", err, dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	cfg.Timeout = s.timeout
+
+	c := &clusterSource{name: name, now: now, opts: observe.Options{
+		Config: cfg, Currency: s.currency, Strict: s.strict, Now: now,
+	}}
+	if s.prices != "" {
+		if c.opts.Types, err = readPrices(s.prices); err != nil {
+			return nil, err
+		}
+	}
+	if s.prometheus != "" {
+		c.opts.Metrics, err = metrics.NewRemote(s.prometheus, metrics.RemoteOptions{
+			Timeout: s.timeout, BearerTokenFile: s.prometheusToken, CAFile: s.prometheusCA,
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// readPrices reads a file of prices, as CSV or as MachineTypes in YAML.
+func readPrices(path string) ([]machine.Type, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the prices in %s: %w; give the right path with --prices", path, reason(err))
+	}
+	defer f.Close()
+	switch strings.ToLower(filepath.Ext(path)) {
+	case ".yaml", ".yml", ".json":
+		return observe.ReadTypes(f, path)
+	}
+	return pricefile.Read(f, path)
+}
+
+// A clusterSource bills a live cluster.
+type clusterSource struct {
+	name string
+	now  time.Time
+	opts observe.Options
+}
+
+func (c *clusterSource) Now() time.Time   { return c.now }
+func (c *clusterSource) Describe() string { return "cluster " + printable(c.name) }
+func (c *clusterSource) Close() error     { return nil }
+
+// observe reads the cluster and closes the hours of a window.
+func (c *clusterSource) observe(ctx context.Context, w span) (observe.Snapshot, []bill.Facts, error) {
+	if w.To.After(c.now) {
+		w.To = c.now
+	}
+	if !w.From.Before(w.To) {
+		return observe.Snapshot{}, nil, fmt.Errorf("the window starts at %s, which is not before now, %s; a bill is of the past", stamp(w.From), stamp(c.now))
+	}
+	opts := c.opts
+	opts.From, opts.To = w.From, w.To
+	snap, err := observe.Cluster(ctx, opts)
+	if err != nil {
+		return snap, nil, err
+	}
+	facts := make([]bill.Facts, 0, len(snap.Hours))
+	for _, h := range snap.Hours {
+		f, err := bill.Close(h, snap.Book, bill.Options{})
+		if err != nil {
+			return snap, nil, fmt.Errorf("close the hour from %s: %w", stamp(h.From), err)
+		}
+		facts = append(facts, f)
+	}
+	if !slices.ContainsFunc(facts, func(f bill.Facts) bool { return len(f.Machines) > 0 }) {
+		return snap, nil, fmt.Errorf("no machine of cluster %s was there from %s to %s UTC; ask for a later window", c.name, stamp(w.From), stamp(w.To))
+	}
+	return snap, facts, nil
+}
+
+func (c *clusterSource) Facts(ctx context.Context, w span) ([]bill.Facts, error) {
+	_, facts, err := c.observe(ctx, w)
+	return facts, err
+}
+
+func (c *clusterSource) Report(ctx context.Context, w span, by string) (bill.Report, error) {
+	snap, facts, err := c.observe(ctx, w)
+	if err != nil {
+		return bill.Report{}, err
+	}
+	r, err := bill.Summarise(facts, by, snap.Features)
+	if err != nil {
+		return r, err
+	}
+	r.Notes = append(r.Notes, snap.Notes...)
+	return r, nil
+}
+
+func (c *clusterSource) Windows(ctx context.Context, spans ...span) ([]bill.Window, error) {
+	var out []bill.Window
+	for _, s := range spans {
+		snap, facts, err := c.observe(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		w, err := bill.Rollup(facts...)
+		if err != nil {
+			return nil, err
+		}
+		w.Offers = bill.OfferTypes(snap.Book, s.From)
+		for _, n := range snap.Notes {
+			if !slices.Contains(w.Notes, n) {
+				w.Notes = append(w.Notes, n)
+			}
+		}
+		out = append(out, w)
+	}
+	return out, nil
+}
+
+// openStore opens the store of neap up for reading.
+func openStore(dir string) (billSource, error) {
+	return nil, errors.New("not built yet")
+}
