@@ -199,6 +199,10 @@ func (j *Journal) machineGone(at time.Time, name string) {
 	if l.gone {
 		return // the first end is the true one
 	}
+	if at.Before(l.From) { // of an earlier machine of that name, long forgotten
+		j.Ignored++
+		return
+	}
 	l.gone, l.To = true, j.notBefore(at, l.last)
 	l.last = l.To
 }
@@ -361,8 +365,15 @@ func (j *Journal) Forget(before time.Time) {
 		}
 		p.Requests = slices.Delete(p.Requests, 0, first)
 	}
+	needed := map[string]bool{} // a pod that is left over still needs to know that its machine is gone
+	for _, p := range j.pods {
+		needed[p.Machine] = true
+	}
 	for name, lives := range j.machines {
-		lives = slices.DeleteFunc(lives, func(l *machineLife) bool { return l.gone && !l.To.After(before) })
+		last := lives[len(lives)-1]
+		lives = slices.DeleteFunc(lives, func(l *machineLife) bool {
+			return l.gone && !l.To.After(before) && !(l == last && needed[name])
+		})
 		if len(lives) == 0 {
 			delete(j.machines, name)
 			continue
