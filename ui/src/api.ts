@@ -1,0 +1,175 @@
+// The server's answers, as server/*.go writes them, and how to ask for them.
+// Amounts of money are integers of nano-units in a currency.
+
+export interface Span {
+  from: string;
+  to: string;
+}
+
+export interface Guard {
+  met: number;
+  broken: number;
+  unknown: number;
+  modules: { module: string; state: string }[];
+}
+
+export interface Factors {
+  load: number;
+  need: number;
+  slack: number;
+  match: number;
+  price: number;
+  costNano: number;
+}
+
+export interface Line {
+  key: string;
+  usedNano: number;
+  slackNano: number;
+  sharedNano: number;
+  costNano: number;
+  openCostNano: number;
+  factors?: Record<string, Factors>;
+  requests: number;
+  pods: number;
+  quality?: string;
+}
+
+export interface Totals extends Span {
+  currency: string;
+  billNano: number;
+  allocatedNano: number;
+  idleNano: Record<string, number>;
+  unexplainedNano: number;
+  estimatedNano: number;
+}
+
+export interface Report extends Totals {
+  notes?: string[];
+  by: string;
+  lines: Line[];
+}
+
+export interface BillAnswer {
+  report: Report;
+  guard: Guard;
+  labels?: string[];
+}
+
+export interface LiveStatus {
+  now: string;
+  speed: number;
+  simulated: boolean;
+  scenario?: string;
+  from?: string;
+  until?: string;
+  state: string;
+  message?: string;
+  machines: number;
+  pods: number;
+  pending: number;
+}
+
+export interface StatusAnswer {
+  title: string;
+  simulated: boolean;
+  zone: string;
+  now: string;
+  closed: Span | null;
+  live: LiveStatus | null;
+}
+
+export interface Provisional extends Totals {
+  guard: Guard;
+}
+
+export interface FlowAnswer extends Span {
+  currency: string;
+  billNano: number;
+  nodes: { id: string; kind: string; name: string; nano: number }[];
+  links: { source: string; target: string; nano: number }[];
+  guard: Guard;
+}
+
+export type Curve = (number | null)[];
+
+export interface DayAnswer extends Span {
+  stepSeconds: number;
+  points: number;
+  pools: { name: string; bought: Curve; held: Curve; ready: Curve; used: Curve }[];
+  modules: { name: string; load: Curve }[];
+  money: { from: string; billNano: number; usedNano: number }[];
+  notes: string[];
+  currency: string;
+  guard: Guard;
+}
+
+export type Vector = [cpuMilli: number, bytes: number, gpuMilli: number];
+
+export interface MachineTile {
+  name: string;
+  pool: string;
+  type: string;
+  domain?: string;
+  serverless?: boolean;
+  closed?: boolean;
+  capacity: Vector;
+  pods: { module: number; name: string; request: Vector; use: Vector; waiting?: boolean; headroom?: boolean }[];
+}
+
+export interface MachinesAnswer {
+  at: string;
+  live: boolean;
+  modules: string[];
+  machines: MachineTile[];
+  guard: Guard;
+}
+
+export interface IdleAnswer extends Span {
+  currency: string;
+  hours: string[];
+  boxes: string[];
+  totals: number[];
+  machines: { name: string; pool: string; type: string; bill: number[]; boxes: Record<string, number[]> }[];
+  guard: Guard;
+}
+
+export interface Decision {
+  id: string;
+  at: string;
+  actor: string;
+  lever: string;
+  mode: string;
+  action: string;
+  subject: string;
+  reason: string;
+  inputs?: Record<string, string>;
+  considered?: string[];
+  predictedNano: number;
+  realisedNano?: number;
+  outcome: string;
+}
+
+export interface DecisionsAnswer {
+  decisions: Decision[];
+  left: number;
+  currency: string;
+  guard: Guard;
+}
+
+// ask fetches one answer. An Error's message is the server's sentence.
+export async function ask<T>(route: string, query: Record<string, string | undefined>, signal?: AbortSignal): Promise<T> {
+  const q = new URLSearchParams();
+  for (const [k, v] of Object.entries(query)) if (v) q.set(k, v);
+  const text = q.toString();
+  let res: Response;
+  try {
+    res = await fetch(`api/v1/${route}${text ? "?" + text : ""}`, { signal, headers: { Accept: "application/json" } });
+  } catch (e) {
+    if ((e as Error).name === "AbortError") throw e;
+    throw new Error("unreachable");
+  }
+  const body = await res.json().catch(() => ({ error: `${res.status} ${res.statusText}` }));
+  if (!res.ok) throw new Error(body.error ?? `${res.status} ${res.statusText}`);
+  return body as T;
+}

@@ -1,0 +1,5 @@
+import type { Route } from "../state";
+
+export default function Page({ route }: { route: Route }) {
+  return <p>{route.page}</p>;
+}
