@@ -11,6 +11,7 @@ package money
 
 import (
 	"fmt"
+	"math"
 	"math/big"
 	"math/bits"
 	"slices"
@@ -90,8 +91,11 @@ func scale(a, num, den int64) int64 {
 	neg := (a < 0) != (num < 0) != (den < 0)
 	hi, lo := bits.Mul64(abs(a), abs(num))
 	q, _ := bits.Div64(hi, lo, abs(den))
-	if neg {
-		return -int64(q)
+	if neg && q <= 1<<63 {
+		return int64(-q)
+	}
+	if neg || q > math.MaxInt64 {
+		panic(fmt.Sprintf("money: %d·%d/%d does not fit", a, num, den))
 	}
 	return int64(q)
 }
