@@ -8,7 +8,9 @@ import (
 
 // benches makes every measurement, in the order of the help text. A new one is
 // a file bench_NAME.go and a line here.
-var benches = []func() *cobra.Command{}
+var benches = []func() *cobra.Command{
+	newBenchLocalCommand,
+}
 
 func newBenchCommand() *cobra.Command {
 	cmd := group(&cobra.Command{
