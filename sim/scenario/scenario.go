@@ -145,7 +145,7 @@ type Work struct {
 	Pods int
 	// RunTime is how long a pod works on a machine rated 1 NCU a core.
 	RunTime physics.Quantiles
-	Use     resource.Vector // while it works: milli-NCU, bytes, GPU thousandths
+	Use     resource.Vector // while it works: milli-cores, bytes, GPU thousandths
 }
 
 // An Event is something that happens at one moment. Exactly one of the pointers is set.

@@ -207,3 +207,11 @@ func (w *World) drop(p *podState) {
 	}
 	w.podOrder = slices.DeleteFunc(w.podOrder, is)
 }
+
+// PoolOf returns the pool of a machine, "" if it is unknown.
+func (w *World) PoolOf(machine string) string {
+	if m, ok := w.machines[machine]; ok {
+		return m.Pool
+	}
+	return ""
+}
