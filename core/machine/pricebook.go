@@ -109,6 +109,9 @@ func (b *PriceBook) Set(from time.Time, t Type) error {
 	return nil
 }
 
+// mostPerHour keeps sums of prices far from the end of an int64.
+const mostPerHour = money.PerHour(1_000_000 * money.Unit)
+
 // Validate says in one sentence what is wrong with t, if anything.
 func (t Type) Validate() error {
 	bad := func(format string, args ...any) error {
@@ -119,6 +122,8 @@ func (t Type) Validate() error {
 		return fmt.Errorf("%w: a machine type has no name", ErrInvalid)
 	case t.List < 0:
 		return bad("has the negative list price %s an hour; a price is zero or more", money.Amount(t.List))
+	case t.List > mostPerHour:
+		return bad("has the list price %s an hour; above a million an hour it is taken for a mistake", money.Amount(t.List))
 	case t.DiscountMillis < 0 || t.DiscountMillis > 1000:
 		return bad("has a discount of %d thousandths; it must be between 0 and 1000", t.DiscountMillis)
 	case t.RatingMillis < 0:
@@ -131,6 +136,9 @@ func (t Type) Validate() error {
 		}
 		if t.UnitList[k] < 0 {
 			return bad("has the negative unit price %s for %s; a price is zero or more", money.Amount(t.UnitList[k]), k)
+		}
+		if t.UnitList[k] > mostPerHour {
+			return bad("has the unit price %s for %s; above a million an hour it is taken for a mistake", money.Amount(t.UnitList[k]), k)
 		}
 		units = units || t.UnitList[k] > 0
 	}
@@ -180,7 +188,7 @@ func (b *PriceBook) At(typeName string, capacity resource.Vector, t time.Time) (
 		if err != nil {
 			return Price{}, fmt.Errorf("price of machine type %q: %w", typeName, err)
 		}
-		p.List = money.PerHour(money.Amount(p.List).Scale(int64(rate), int64(money.Unit)))
+		p.List = money.PerHour(scaleDown(int64(p.List), int64(rate), int64(money.Unit)))
 	}
 	p.Effective = money.PerHour(money.Amount(p.List).Scale(1000-typ.DiscountMillis, 1000))
 	p.Weights = weigh(unit, capacity)
