@@ -2,10 +2,12 @@ package replay
 
 import (
 	"encoding/json"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/neap-dev/neap/core/money"
+	"github.com/neap-dev/neap/internal/shareddata"
 	"github.com/neap-dev/neap/sim/scenario"
 )
 
@@ -80,4 +82,24 @@ func TestTheSameSeedTwiceGivesTheSameBytes(t *testing.T) {
 	if text() != text() {
 		t.Error("two runs differ")
 	}
+}
+
+func TestASchoolDayOfRecordedLoad(t *testing.T) {
+	dir := filepath.Join(shareddata.Dir(t), "load")
+	s := load(t, "school-day", scenario.Options{SeriesDir: dir})
+	if !s.RealSeries {
+		t.Fatal("the scenario does not say that its load is recorded")
+	}
+	r, err := Run(t.Context(), s, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(t, r)
+	for _, h := range r.Hours {
+		t.Logf("%s %5.1f%% used %7d requested %7d bought %7d  %s", h.From.Format("15:04"), 100*h.Total.Utilisation, h.Total.UsedMilli, h.Total.RequestedMilli, h.Total.BoughtMilli, money.Amount(h.BillNano))
+	}
+	for _, m := range r.Modules {
+		t.Logf("%-40s %-9s req %11d fail %8d p99 %7.1f ms peak %8.1f low %7.2f met %d broken %d pods %d", m.Module, m.Kind, m.Requests, m.Failed, m.P99MS, m.PeakLoad, m.LowLoad, m.HoursMet, m.HoursBad, m.PodsMost)
+	}
+	t.Log(r.Counts, r.Notes, r.Bill.BillNano)
 }

@@ -520,7 +520,7 @@ func (r *reading) readSeries(n *yaml.Node, field string) {
 	var o series.Options
 	var shape []float64
 	var sigma float64
-	seed := -1
+	seed, bursts := -1, true
 	seen := r.mapping(n, field, table{
 		"name":      into(r.decoder, &name, parseLabel),
 		"generator": into(r.decoder, &generator, parseText),
@@ -532,6 +532,7 @@ func (r *reading) readSeries(n *yaml.Node, field string) {
 			})
 		},
 		"noise":         into(r.decoder, &sigma, ratio),
+		"bursts":        into(r.decoder, &bursts, parseBool),
 		"seed":          into(r.decoder, &seed, whole(0, 1<<53)),
 		"file":          into(r.decoder, &file, parseText),
 		"from":          into(r.decoder, &from, parseText),
@@ -601,6 +602,9 @@ func (r *reading) readSeries(n *yaml.Node, field string) {
 	default:
 		r.fail(n, field, "neither generator, shape nor file is given; give one")
 		return
+	}
+	if !bursts {
+		g.Parameters.BurstsPerDay = 0
 	}
 	quiet := *g
 	quiet.Quiet = true
