@@ -167,6 +167,7 @@ func (l *Lifecycle) podStages() []*internalversion.Stage {
 	}
 	return []*internalversion.Stage{
 		stage(Ready, status(readyTemplate)),
+		stage(Resized, status(resizedTemplate)),
 		stage(Complete, status(completeTemplate)),
 		stage(Gone, internalversion.StageStep{Delete: true}),
 	}
@@ -232,7 +233,7 @@ status:
   {{ end }}
   containerStatuses:
   {{ range .spec.containers }}
-  - {name: {{ .name | Quote }}, image: {{ .image | Quote }}, imageID: "", ready: true, started: true, restartCount: 0, state: {running: {startedAt: {{ $now | Quote }}}}}
+  - {name: {{ .name | Quote }}, image: {{ .image | Quote }}, imageID: "", ready: true, started: true, restartCount: 0, state: {running: {startedAt: {{ $now | Quote }}}}, resources: {{ toJson .resources }}, allocatedResources: {{ toJson ( or .resources.requests dict ) }}}
   {{ end }}
   {{ with .spec.initContainers }}
   initContainerStatuses:
@@ -245,6 +246,16 @@ status:
   podIP: {{ $ip | Quote }}
   podIPs:
   - {ip: {{ $ip | Quote }}}
+`
+
+// resizedTemplate says that the machine gave the pod what it asks for now. A
+// strategic merge keeps the rest of the containers' status.
+const resizedTemplate = `
+status:
+  containerStatuses:
+  {{ range .spec.containers }}
+  - {name: {{ .name | Quote }}, resources: {{ toJson .resources }}, allocatedResources: {{ toJson ( or .resources.requests dict ) }}}
+  {{ end }}
 `
 
 const completeTemplate = `

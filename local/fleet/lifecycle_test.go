@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
@@ -108,6 +109,14 @@ func TestNextIsTheFirstThingThatIsDue(t *testing.T) {
 		p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &now, grace
 		return p
 	}
+	resized := func(p *corev1.Pod, spec, status string) *corev1.Pod {
+		list := func(cpu string) corev1.ResourceList {
+			return corev1.ResourceList{corev1.ResourceCPU: apiresource.MustParse(cpu)}
+		}
+		p.Spec.Containers[0].Resources.Requests = list(spec)
+		p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "main", Resources: &corev1.ResourceRequirements{Requests: list(status)}}}
+		return p
+	}
 	done := func(p *corev1.Pod) *corev1.Pod { p.Status.Phase = corev1.PodSucceeded; return p }
 	cases := map[string]struct {
 		pod  *corev1.Pod
@@ -118,6 +127,8 @@ func TestNextIsTheFirstThingThatIsDue(t *testing.T) {
 		"a service runs on":                                          {running(testPod("p", "a", "ReplicaSet")), None},
 		"a job's pod ends":                                           {running(testPod("p", "a", "Job")), Complete},
 		"a job's pod that ended stays":                               {done(testPod("p", "a", "Job")), None},
+		"a pod that asks for more gets it":                           {resized(running(testPod("p", "a", "ReplicaSet")), "2", "1"), Resized},
+		"the same written another way is the same":                   {resized(running(testPod("p", "a", "ReplicaSet")), "1", "1000m"), None},
 		"a deleted pod goes":                                         {deleted(running(testPod("p", "a", "Job")), &two), Gone},
 		"a deleted pod that only a finalizer keeps is not ours":      {deleted(done(testPod("p", "a", "Job")), &zero), None},
 		"a pod that is deleted before it was ready never becomes so": {deleted(testPod("p", "a", ""), &two), Gone},

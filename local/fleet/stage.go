@@ -17,6 +17,7 @@ type Stage string
 const (
 	None     Stage = ""         // nothing until somebody changes the pod
 	Ready    Stage = "ready"    // it starts, and all its containers become ready
+	Resized  Stage = "resized"  // its machine gives it what it asks for now
 	Complete Stage = "complete" // its work is done; only pods of Jobs
 	Gone     Stage = "gone"     // it was deleted and leaves the machine
 )
@@ -46,6 +47,8 @@ func next(pod *corev1.Pod) Stage {
 		return None
 	case !isReady(pod):
 		return Ready
+	case resizing(pod):
+		return Resized
 	case ofJob(pod):
 		return Complete
 	}
@@ -56,6 +59,33 @@ func isReady(pod *corev1.Pod) bool {
 	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
 		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
 	})
+}
+
+// resizing reports whether a container asks for something else than it has.
+func resizing(pod *corev1.Pod) bool {
+	for i := range pod.Spec.Containers {
+		c := &pod.Spec.Containers[i]
+		for j := range pod.Status.ContainerStatuses {
+			s := &pod.Status.ContainerStatuses[j]
+			if s.Name == c.Name && s.Resources != nil &&
+				!(equal(s.Resources.Requests, c.Resources.Requests) && equal(s.Resources.Limits, c.Resources.Limits)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func equal(a, b corev1.ResourceList) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for name, q := range a {
+		if other, ok := b[name]; !ok || q.Cmp(other) != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // ofJob reports whether the pod ends by itself.

@@ -26,8 +26,8 @@ const (
 	// PoolTaint keeps pods off the machines of a pool that only modules naming
 	// the pool may use; its value is the pool's name.
 	PoolTaint = "neap.dev/pool-only"
-	// StartAtAnnotation on a node is how long it takes to start, on the wall.
-	StartAfterAnnotation = fleet.StartAfterAnnotation
+	// orderLabel is what the scheduler's plugin poolorder reads.
+	orderLabel = "neap.dev/pool-order"
 	// VersionAnnotation on a pod template counts the versions deployed.
 	VersionAnnotation = "neap.dev/version"
 	// FieldManager owns what the player applies.
@@ -74,6 +74,7 @@ func node(s *scenario.Scenario, p *scenario.Pool, i int, startsAfter time.Durati
 		corev1.LabelInstanceTypeStable: p.MachineType,
 		corev1.LabelOSStable:           "linux",
 		corev1.LabelArchStable:         "amd64",
+		orderLabel:                     strconv.Itoa(p.Order),
 	}}}
 	if p.Kind == scenario.Serverless {
 		n.Name = virtualName(p.Name)
@@ -98,7 +99,7 @@ func node(s *scenario.Scenario, p *scenario.Pool, i int, startsAfter time.Durati
 	}
 	n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: n.Name}}
 	if startsAfter > 0 {
-		n.Annotations[StartAfterAnnotation] = startsAfter.String()
+		n.Annotations[fleet.StartAfterAnnotation] = startsAfter.String()
 		return n
 	}
 	now := metav1.Now()

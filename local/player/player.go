@@ -163,6 +163,7 @@ func (p *Player) Setup(ctx context.Context) error {
 		return err
 	}
 	p.was = d
+	p.problem(p.keepSizes(ctx))
 	if !fresh {
 		// Machines that should have gone meanwhile.
 		for name, n := range d.Machines {
@@ -196,7 +197,11 @@ func (p *Player) Run(ctx context.Context) error {
 	for {
 		next := p.calendar.after(p.at)
 		if p.retry {
-			next = p.at.Add(min(next.Sub(p.at), time.Duration(p.o.Clock.Speed()*float64(time.Second))))
+			next = earlier(next, p.at.Add(time.Duration(p.o.Clock.Speed()*float64(time.Second))))
+		}
+		if p.resized() {
+			// Pods made meanwhile are as large as their template says.
+			next = earlier(next, p.at.Add(time.Duration(p.o.Clock.Speed()*float64(time.Second))))
 		}
 		t := p.o.Clock.NewTimer(next.Sub(p.o.Clock.Now()))
 		select {
@@ -209,6 +214,7 @@ func (p *Player) Run(ctx context.Context) error {
 		p.retry = false
 		p.fire(ctx, p.calendar.starts(p.at, now))
 		p.change(ctx, Desired(p.o.Scenario, now))
+		p.problem(p.keepSizes(ctx))
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -217,6 +223,34 @@ func (p *Player) Run(ctx context.Context) error {
 			p.problem(fmt.Errorf("write down how far the scenario was played: %w", err))
 		}
 	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// resized reports whether a module's pods differ from their template.
+func (p *Player) resized() bool {
+	for _, m := range p.was.Modules {
+		if m.Requests != m.Spec.Requests || m.Limits != m.Spec.Limits {
+			return true
+		}
+	}
+	return false
+}
+
+// keepSizes resizes the pods of resized modules that are not yet.
+func (p *Player) keepSizes(ctx context.Context) error {
+	var errs []error
+	for _, key := range sortedKeys(p.was.Modules) {
+		if m := p.was.Modules[key]; m.Requests != m.Spec.Requests || m.Limits != m.Spec.Limits {
+			errs = append(errs, p.resize(ctx, key, m))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (p *Player) problem(err error) {
@@ -524,6 +558,9 @@ func (p *Player) resize(ctx context.Context, key workload.Key, m ModuleState) er
 		if pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
 			continue
 		}
+		if has := pod.Spec.Containers[0].Resources; same(has.Requests, requests) && same(has.Limits, limits) {
+			continue
+		}
 		all = append(all, func() error {
 			_, err := p.o.Client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{FieldManager: FieldManager}, "resize")
 			if err != nil && !apierrors.IsNotFound(err) {
@@ -533,6 +570,16 @@ func (p *Player) resize(ctx context.Context, key workload.Key, m ModuleState) er
 		})
 	}
 	return parallel(ctx, all)
+}
+
+// same reports whether what is wanted is what a container has.
+func same(has, want corev1.ResourceList) bool {
+	for name, q := range want {
+		if h := has[name]; h.Cmp(q) != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // grow buys machines of a pool. They take pods after the pool's start time.
