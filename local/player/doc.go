@@ -2,7 +2,7 @@
 // back simulated machines, deploys and scales modules, fires jobs and lets
 // events happen, each at its simulated time and each with a row in the ledger.
 //
-//	what should be at t = f(scenario, t)        [Desired], pure
+//	what should be at t = f(scenario, t)        sim/scenario.Desired, pure
 //
 // The player acts when that changes, and once when it starts. So a player that
 // was killed goes on where the cluster stands: what it missed is made up for,

@@ -174,7 +174,7 @@ func podLabels(m *scenario.Module) map[string]string {
 	return l
 }
 
-func deployment(s *scenario.Scenario, m ModuleState) *appsv1.Deployment {
+func deployment(s *scenario.Scenario, m scenario.ModuleState) *appsv1.Deployment {
 	spec := m.Spec
 	replicas, history, one, none := int32(m.Replicas), int32(1), intstr.FromInt32(1), intstr.FromInt32(0)
 	return &appsv1.Deployment{
@@ -198,7 +198,7 @@ func deployment(s *scenario.Scenario, m ModuleState) *appsv1.Deployment {
 // as well.
 const never = "0 0 1 1 *"
 
-func cronJob(s *scenario.Scenario, m ModuleState) *batchv1.CronJob {
+func cronJob(s *scenario.Scenario, m scenario.ModuleState) *batchv1.CronJob {
 	spec := m.Spec
 	yes, keep := true, int32(100)
 	schedule := spec.Work.Cron
@@ -216,7 +216,7 @@ func cronJob(s *scenario.Scenario, m ModuleState) *batchv1.CronJob {
 	}
 }
 
-func jobSpec(s *scenario.Scenario, m ModuleState, keep int32) batchv1.JobSpec {
+func jobSpec(s *scenario.Scenario, m scenario.ModuleState, keep int32) batchv1.JobSpec {
 	pods, retries := int32(max(m.Spec.Work.Pods, 1)), int32(3)
 	j := batchv1.JobSpec{
 		Parallelism: &pods, Completions: &pods, BackoffLimit: &retries,
@@ -240,7 +240,7 @@ func jobName(cronJob string, at time.Time) string {
 
 // job returns the job of a CronJob. keep is how many seconds, on the wall, it
 // stays after its end.
-func job(s *scenario.Scenario, m ModuleState, parent *batchv1.CronJob, at time.Time, keep int32) *batchv1.Job {
+func job(s *scenario.Scenario, m scenario.ModuleState, parent *batchv1.CronJob, at time.Time, keep int32) *batchv1.Job {
 	return &batchv1.Job{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: m.Spec.Namespace, Name: jobName(m.Spec.Name, at), Labels: podLabels(m.Spec),

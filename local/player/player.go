@@ -66,12 +66,12 @@ type Options struct {
 // A Player plays one scenario. Use [New], then [Player.Setup] once, then [Player.Run].
 type Player struct {
 	o        Options
-	calendar *calendar
+	calendar *scenario.Calendar
 	nodes    corelisters.NodeLister
 	pods     corelisters.PodLister
 	book     *machine.PriceBook
 
-	was     State // what was applied last
+	was     scenario.State // what was applied last
 	at      time.Time
 	parents map[workload.Key]*batchv1.CronJob
 
@@ -89,7 +89,7 @@ const workers = 32
 
 // New prepares a player.
 func New(o Options) (*Player, error) {
-	c, err := newCalendar(o.Scenario)
+	c, err := scenario.NewCalendar(o.Scenario)
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +129,7 @@ func (p *Player) Setup(ctx context.Context) error {
 			p.at = t
 		}
 	}
-	d := Desired(p.o.Scenario, now)
+	d := scenario.Desired(p.o.Scenario, now)
 	if err := p.declare(ctx, d); err != nil {
 		return err
 	}
@@ -185,7 +185,7 @@ func (p *Player) Setup(ctx context.Context) error {
 // Expected returns how many pods of services should be there now.
 func (p *Player) Expected() int {
 	n := 0
-	for _, m := range Desired(p.o.Scenario, p.o.Clock.Now()).Modules {
+	for _, m := range scenario.Desired(p.o.Scenario, p.o.Clock.Now()).Modules {
 		n += m.Replicas
 	}
 	return n
@@ -195,7 +195,7 @@ func (p *Player) Expected() int {
 func (p *Player) Run(ctx context.Context) error {
 	defer p.wg.Wait()
 	for {
-		next := p.calendar.after(p.at)
+		next := p.calendar.After(p.at)
 		if p.retry {
 			next = earlier(next, p.at.Add(time.Duration(p.o.Clock.Speed()*float64(time.Second))))
 		}
@@ -212,8 +212,8 @@ func (p *Player) Run(ctx context.Context) error {
 		}
 		now := p.o.Clock.Now()
 		p.retry = false
-		p.fire(ctx, p.calendar.starts(p.at, now))
-		p.change(ctx, Desired(p.o.Scenario, now))
+		p.fire(ctx, p.calendar.Starts(p.at, now))
+		p.change(ctx, scenario.Desired(p.o.Scenario, now))
 		p.problem(p.keepSizes(ctx))
 		if ctx.Err() != nil {
 			return nil
@@ -279,7 +279,7 @@ func outcome(err error) string {
 }
 
 // declare applies the nouns: machine types, pools, modules.
-func (p *Player) declare(ctx context.Context, d State) error {
+func (p *Player) declare(ctx context.Context, d scenario.State) error {
 	var all []func() error
 	for _, name := range slices.Sorted(maps.Keys(d.Types)) {
 		t := d.Types[name]
@@ -306,7 +306,7 @@ func (p *Player) apply(ctx context.Context, o client.Object) error {
 	return nil
 }
 
-func (p *Player) namespaces(ctx context.Context, d State) error {
+func (p *Player) namespaces(ctx context.Context, d scenario.State) error {
 	names := map[string]bool{}
 	for k := range d.Modules {
 		names[k.Namespace] = true
@@ -352,7 +352,7 @@ func (p *Player) create(ctx context.Context, n *corev1.Node) error {
 }
 
 // applyModule makes or changes the workload and the Module of a module.
-func (p *Player) applyModule(ctx context.Context, m ModuleState) error {
+func (p *Player) applyModule(ctx context.Context, m scenario.ModuleState) error {
 	if err := p.apply(ctx, module(m.Spec)); err != nil {
 		return err
 	}
@@ -397,28 +397,28 @@ func (p *Player) keepJobs() int32 {
 }
 
 // fire starts jobs. One that exists was started before.
-func (p *Player) fire(ctx context.Context, starts []start) {
+func (p *Player) fire(ctx context.Context, starts []scenario.JobStart) {
 	if len(starts) == 0 {
 		return
 	}
-	d := Desired(p.o.Scenario, p.o.Clock.Now())
+	d := scenario.Desired(p.o.Scenario, p.o.Clock.Now())
 	used := map[string]bool{}
 	var all []func() error
 	for _, s := range starts {
-		m := d.Modules[s.module]
-		parent := p.parents[s.module]
+		m := d.Modules[s.Module]
+		parent := p.parents[s.Module]
 		if parent == nil {
 			continue
 		}
-		at := s.at
-		for used[s.module.String()+at.String()] { // two in one second have one name
+		at := s.At
+		for used[s.Module.String()+at.String()] { // two in one second have one name
 			at = at.Add(time.Second)
 		}
-		used[s.module.String()+at.String()] = true
+		used[s.Module.String()+at.String()] = true
 		all = append(all, func() error {
-			_, err := p.o.Client.BatchV1().Jobs(s.module.Namespace).Create(ctx, job(p.o.Scenario, m, parent, at, p.keepJobs()), metav1.CreateOptions{FieldManager: FieldManager})
+			_, err := p.o.Client.BatchV1().Jobs(s.Module.Namespace).Create(ctx, job(p.o.Scenario, m, parent, at, p.keepJobs()), metav1.CreateOptions{FieldManager: FieldManager})
 			if err != nil && !apierrors.IsAlreadyExists(err) {
-				return fmt.Errorf("start a job of %s: %w", s.module, err)
+				return fmt.Errorf("start a job of %s: %w", s.Module, err)
 			}
 			return nil
 		})
@@ -427,9 +427,9 @@ func (p *Player) fire(ctx context.Context, starts []start) {
 }
 
 // change brings the cluster from what was applied last to d.
-func (p *Player) change(ctx context.Context, d State) {
+func (p *Player) change(ctx context.Context, d scenario.State) {
 	failed := p.was // keep what could not be done as it was, so that it is tried again
-	next := State{At: d.At, Machines: maps.Clone(d.Machines), Modules: maps.Clone(d.Modules), Types: maps.Clone(d.Types), Why: d.Why}
+	next := scenario.State{At: d.At, Machines: maps.Clone(d.Machines), Modules: maps.Clone(d.Modules), Types: maps.Clone(d.Types), Why: d.Why}
 
 	for _, name := range slices.Sorted(maps.Keys(d.Types)) {
 		t, was := d.Types[name], p.was.Types[name]
@@ -484,7 +484,7 @@ func (p *Player) change(ctx context.Context, d State) {
 	p.was = next
 }
 
-func (p *Player) changeModule(ctx context.Context, d State, key workload.Key, m, was ModuleState) error {
+func (p *Player) changeModule(ctx context.Context, d scenario.State, key workload.Key, m, was scenario.ModuleState) error {
 	row := bill.Decision{Lever: "elastic", Subject: key.String(), Inputs: map[string]string{}}
 	var err error
 	switch {
@@ -536,7 +536,7 @@ func because(why, otherwise string) string {
 }
 
 // resize changes the running pods of a module in place.
-func (p *Player) resize(ctx context.Context, key workload.Key, m ModuleState) error {
+func (p *Player) resize(ctx context.Context, key workload.Key, m scenario.ModuleState) error {
 	pods, err := p.pods.Pods(key.Namespace).List(labels.SelectorFromSet(selector(m.Spec)))
 	if err != nil {
 		return err
@@ -710,7 +710,7 @@ func (p *Player) hourly(pool *scenario.Pool, at time.Time) money.Amount {
 
 // unitCost returns what one more pod of a module costs in an hour: nothing on
 // machines, for they are bought already; its price where it is bought by the pod.
-func (p *Player) unitCost(m ModuleState, at time.Time) money.Amount {
+func (p *Player) unitCost(m scenario.ModuleState, at time.Time) money.Amount {
 	if m.Spec == nil || len(m.Spec.Pools) == 0 {
 		return 0
 	}
