@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"math/bits"
 	"slices"
 	"strings"
@@ -87,6 +88,7 @@ type closer struct {
 	parts   []money.Amount
 	sums    []podSums
 	active  []*segment
+	buffer  []segment
 	at      []int
 }
 
@@ -99,11 +101,13 @@ type closing struct {
 	labelled []bool
 }
 
-// A tenant is one pod's time on the machine.
+// A tenant is one pod's time on the machine. Its steps and samples are in order.
 type tenant struct {
 	*Pod
 	from, to int64
-	segments []segment
+	steps    []Step
+	samples  []Sample
+	segments []segment // only while its machine is closed: they are many
 }
 
 // A segment is a stretch in which nothing about a pod changes.
@@ -220,7 +224,7 @@ func (c *closer) takePods() error {
 		}
 		stays = append(stays, stay{p.UID, from, to})
 		covered := int64(0)
-		var segments []segment
+		steps, samples := c.cleanSteps(p), c.cleanSamples(p)
 		first, ok := byName[p.Machine]
 		for n := first; ok && n < len(c.machines) && c.machines[n].Name == p.Machine; n++ {
 			m := &c.machines[n]
@@ -229,11 +233,8 @@ func (c *closer) takePods() error {
 				continue
 			}
 			covered += hi - lo
-			if segments == nil {
-				segments = c.segments(p, from, to)
-			}
 			c.pods++
-			m.pods = append(m.pods, tenant{Pod: p, from: lo, to: hi, segments: cut(segments, lo, hi)})
+			m.pods = append(m.pods, tenant{Pod: p, from: lo, to: hi, steps: steps, samples: samples})
 		}
 		if covered < to-from {
 			c.note("%d pods were on a machine before it started or after it ended; that time cost nothing.")
@@ -254,56 +255,81 @@ func (c *closer) takePods() error {
 	return nil
 }
 
-// segments cuts a pod's time at its request steps and usage samples, and decides
-// what it requested, used and held in each.
-func (c *closer) segments(p *Pod, from, to int64) []segment {
-	steps, samples := c.cleanSteps(p), c.cleanSamples(p)
-	out := make([]segment, 0, len(steps)+len(samples)+1)
-	step, sample := 0, 0
-	for at := from; at < to; {
-		for step+1 < len(steps) && c.offset(steps[step+1].At) <= at {
+// segments cuts a pod's time on a machine at its request steps and usage
+// samples, and decides what it requested, used and held in each. It appends to
+// out.
+func (c *closer) segments(out []segment, p *tenant) []segment {
+	first := len(out)
+	step := p.stepAt(c, p.from)
+	sample, _ := slices.BinarySearchFunc(p.samples, p.from, func(s Sample, at int64) int {
+		if c.offset(s.To) <= at {
+			return -1
+		}
+		return 1
+	})
+	nextStep, sampleFrom, sampleTo := p.stepEnd(c, step), int64(0), int64(-1)
+	for at := p.from; at < p.to; {
+		for nextStep <= at {
 			step++
+			nextStep = p.stepEnd(c, step)
 		}
-		end := to
-		if step+1 < len(steps) {
-			end = min(end, c.offset(steps[step+1].At))
-		}
-		s := segment{from: at}
-		if len(steps) > 0 {
-			s.request = bounded(steps[step].Request)
-		}
-		for sample < len(samples) && c.offset(samples[sample].To) <= at {
-			sample++
-		}
-		s.use, s.estimated = s.request, true
-		if sample < len(samples) {
-			if x := &samples[sample]; c.offset(x.From) <= at {
-				end = min(end, c.offset(x.To))
-				s.estimated = x.Estimated
-				for k := range s.use {
-					if !x.Missing[k] {
-						s.use[k] = min(max(x.Use[k], 0), most)
-					} else if s.request[k] > 0 {
-						s.estimated = true
-					}
-				}
-			} else {
-				end = min(end, c.offset(x.From))
+		for sample < len(p.samples) && sampleTo <= at {
+			if sampleTo >= 0 {
+				sample++
+			}
+			if sample < len(p.samples) {
+				sampleFrom, sampleTo = c.offset(p.samples[sample].From), c.offset(p.samples[sample].To)
 			}
 		}
-		if p.Headroom {
-			s.use, s.estimated = resource.Vector{}, false
+		s := segment{from: at, to: min(p.to, nextStep), estimated: true}
+		if len(p.steps) > 0 {
+			s.request = bounded(p.steps[step].Request)
 		}
+		s.use = s.request
+		switch {
+		case p.Headroom:
+			s.use, s.estimated = resource.Vector{}, false
+		case sample < len(p.samples) && sampleFrom <= at:
+			x := &p.samples[sample]
+			s.to = min(s.to, sampleTo)
+			s.estimated = x.Estimated
+			for k := range s.use {
+				if !x.Missing[k] {
+					s.use[k] = min(max(x.Use[k], 0), most)
+				} else if s.request[k] > 0 {
+					s.estimated = true
+				}
+			}
+		case sample < len(p.samples):
+			s.to = min(s.to, sampleFrom)
+		}
+		at = s.to
 		s.held = s.request.Max(s.use)
-		s.to = end
-		if n := len(out); n > 0 && out[n-1].request == s.request && out[n-1].use == s.use && out[n-1].estimated == s.estimated {
-			out[n-1].to = end
+		if n := len(out); n > first && out[n-1].request == s.request && out[n-1].use == s.use && out[n-1].estimated == s.estimated {
+			out[n-1].to = s.to
 		} else {
 			out = append(out, s)
 		}
-		at = end
 	}
 	return out
+}
+
+// stepAt is the index of the step that holds at a moment; the first holds from
+// the pod's start.
+func (p *tenant) stepAt(c *closer, at int64) int {
+	step := 0
+	for step+1 < len(p.steps) && c.offset(p.steps[step+1].At) <= at {
+		step++
+	}
+	return step
+}
+
+// stepEnd is when a step ends; the last one does not.
+func (p *tenant) stepEnd(c *closer, step int) int64 {
+	if step+1 < len(p.steps) {
+		return c.offset(p.steps[step+1].At)
+	}
+	return math.MaxInt64
 }
 
 func bounded(v resource.Vector) resource.Vector {
@@ -311,21 +337,6 @@ func bounded(v resource.Vector) resource.Vector {
 		v[k] = min(max(v[k], 0), most)
 	}
 	return v
-}
-
-// cut returns the segments within [from, to).
-func cut(segments []segment, from, to int64) []segment {
-	if n := len(segments); n > 0 && segments[0].from >= from && segments[n-1].to <= to {
-		return segments
-	}
-	var out []segment
-	for _, s := range segments {
-		s.from, s.to = max(s.from, from), min(s.to, to)
-		if s.from < s.to {
-			out = append(out, s)
-		}
-	}
-	return out
 }
 
 func (c *closer) cleanSteps(p *Pod) []Step {
@@ -428,20 +439,12 @@ func (c *closer) fleetAt(at int64) ([]place.Machine, []int) {
 			if at < p.from || at >= p.to {
 				continue
 			}
-			s, ok := slices.BinarySearchFunc(p.segments, at, func(s segment, t int64) int {
-				if s.to <= t {
-					return -1
-				}
-				if s.from > t {
-					return 1
-				}
-				return 0
-			})
-			if !ok {
-				continue
+			var request resource.Vector
+			if len(p.steps) > 0 {
+				request = bounded(p.steps[p.stepAt(c, at)].Request)
 			}
 			pods = append(pods, place.Pod{
-				Request: p.segments[s].request, Owner: p.UID, Pools: p.Rules.Pools, Alone: p.Rules.Alone,
+				Request: request, Owner: p.UID, Pools: p.Rules.Pools, Alone: p.Rules.Alone,
 				Spread: p.Rules.Spread, Domains: p.Rules.Domains, Pinned: p.Rules.Pinned, Daemon: p.Daemon,
 			})
 		}
@@ -504,6 +507,17 @@ func (c *closer) closeMachine(m *closing, f *Facts) error {
 			edges = append(edges, b)
 		}
 	}
+	c.buffer = c.buffer[:0]
+	for i := range m.pods {
+		first := len(c.buffer)
+		c.buffer = c.segments(c.buffer, &m.pods[i])
+		m.pods[i].segments = c.buffer[first:len(c.buffer):len(c.buffer)]
+	}
+	defer func() {
+		for i := range m.pods {
+			m.pods[i].segments = nil
+		}
+	}()
 	changes := c.book.Changes(m.Type, fact.From, fact.To)
 	for _, t := range changes {
 		edges = append(edges, c.offset(t))

@@ -147,36 +147,37 @@ func SplitInto(parts []Amount, total Amount, weights []int64) []Amount {
 	if total < 0 {
 		sign = -1
 	}
-	var buf [64]uint64
-	rest := buf[:0]
+	type remainder struct {
+		rest uint64
+		at   int
+	}
+	var buf [64]remainder
+	rests := buf[:0]
 	given := uint64(0)
 	for i, w := range weights {
 		hi, lo := bits.Mul64(left, uint64(w))
 		q, r := bits.Div64(hi, lo, sumLo)
 		parts[i] = sign * Amount(q)
 		given += q
-		rest = append(rest, r)
+		if r > 0 {
+			rests = append(rests, remainder{r, i})
+		}
 	}
-	missing := int(left - given) // fewer than len(weights)
+	missing := int(left - given) // fewer than len(rests), for the rests sum to missing·sum
 	if missing == 0 {
 		return parts
 	}
-	var ibuf [64]int
-	order := ibuf[:0]
-	for i := range weights {
-		order = append(order, i)
-	}
-	slices.SortStableFunc(order, func(a, b int) int {
-		switch {
-		case rest[a] > rest[b]:
-			return -1
-		case rest[a] < rest[b]:
+	slices.SortFunc(rests, func(a, b remainder) int {
+		if a.rest != b.rest {
+			if a.rest > b.rest {
+				return -1
+			}
 			return 1
 		}
-		return 0
+		return a.at - b.at
 	})
-	for _, i := range order[:missing] {
-		parts[i] += sign
+	for _, r := range rests[:missing] {
+		parts[r.at] += sign
 	}
 	return parts
 }
