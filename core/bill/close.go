@@ -21,9 +21,9 @@ import (
 // opposed to prices; branch on it with errors.Is.
 var ErrObservation = errors.New("contradictory observation")
 
-// most bounds any one amount of a resource, so that nonsense cannot overflow:
-// a petabyte, or a million million cores.
-const most = 1_000_000_000_000_000
+// most bounds any one amount of a resource, so that nonsense cannot overflow: a
+// thousand million cores or GPUs, a petabyte.
+var most = [resource.Kinds]int64{1e12, 1e15, 1e12}
 
 // Close accounts for one hour to the last nano-unit.
 //
@@ -161,7 +161,7 @@ func (c *closer) takeMachines() error {
 			return fmt.Errorf("%w: a machine of type %q in pool %q has no name", ErrObservation, m.Type, m.Pool)
 		}
 		for _, k := range resource.All {
-			if m.Capacity[k] < 0 || m.Capacity[k] > most {
+			if m.Capacity[k] < 0 || m.Capacity[k] > most[k] {
 				return fmt.Errorf("%w: machine %q says its %s capacity is %d; correct its status", ErrObservation, m.Name, k, m.Capacity[k])
 			}
 			if m.Allocatable[k] < 0 || m.Allocatable[k] > m.Capacity[k] {
@@ -295,7 +295,7 @@ func (c *closer) segments(out []segment, p *tenant) []segment {
 			s.estimated = x.Estimated
 			for k := range s.use {
 				if !x.Missing[k] {
-					s.use[k] = min(max(x.Use[k], 0), most)
+					s.use[k] = min(max(x.Use[k], 0), most[k])
 				} else if s.request[k] > 0 {
 					s.estimated = true
 				}
@@ -334,7 +334,7 @@ func (p *tenant) stepEnd(c *closer, step int) int64 {
 
 func bounded(v resource.Vector) resource.Vector {
 	for k := range v {
-		v[k] = min(max(v[k], 0), most)
+		v[k] = min(max(v[k], 0), most[k])
 	}
 	return v
 }
@@ -633,7 +633,7 @@ func (c *closer) closeMachine(m *closing, f *Facts) error {
 				if held[k] <= m.Capacity[k] {
 					sum.openCost[k] += used + slack
 				} else if m.Capacity[k] > 0 {
-					sum.openCost[k] += byKind[k].Scale(s.held[k], m.Capacity[k])
+					sum.openCost[k] += overScale(byKind[k], s.held[k], m.Capacity[k])
 				}
 				if m.pods[i].Headroom {
 					sum.headroom[k] += used + slack
@@ -729,6 +729,18 @@ func divideRest(rest int64, l place.Label, labelled, serverless bool, k int) (wa
 		return l.Waiting[k], l.Constraint[k]
 	}
 	return int64(money.Amount(rest).Scale(l.Waiting[k], sum)), int64(money.Amount(rest).Scale(l.Constraint[k], sum))
+}
+
+// overScale is a·num/den where num may be any multiple of den, held below what
+// sums could overflow with: a figure for comparison, not money.
+func overScale(a money.Amount, num, den int64) money.Amount {
+	const bound = math.MaxInt64 >> 20
+	hi, lo := bits.Mul64(uint64(a), uint64(num))
+	if hi >= uint64(den) {
+		return bound
+	}
+	q, _ := bits.Div64(hi, lo, uint64(den))
+	return money.Amount(min(q, bound))
 }
 
 // carry gives every pod its part of what its module carries of the idle boxes,

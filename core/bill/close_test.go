@@ -532,6 +532,73 @@ func TestRollupsAddUpLikeTheirFacts(t *testing.T) {
 	}
 }
 
+// FuzzClose feeds Close nonsense: it either says in one sentence what is wrong or
+// closes to the last unit.
+func FuzzClose(f *testing.F) {
+	f.Add(int64(1), int64(0), int64(0))
+	f.Add(int64(2), int64(-5), int64(1)<<62)
+	f.Add(int64(3), int64(time.Hour), int64(-1)<<63)
+	for seed := range int64(200) {
+		f.Add(seed, seed*seed*7919, seed<<(seed%62))
+	}
+	f.Fuzz(func(t *testing.T, seed, a, b int64) {
+		dice := rand.New(rand.NewSource(seed))
+		book := testBook(t, dice)
+		h := randomHour(dice, hour0)
+		wild := func() int64 { return []int64{a, b, 0, 1, -1, 1 << 62}[dice.Intn(6)] }
+		odd := func(at time.Time) time.Time {
+			if dice.Intn(4) > 0 {
+				return at
+			}
+			return at.Add(time.Duration(wild() % int64(3*time.Hour)))
+		}
+		for i := range h.Machines {
+			m := &h.Machines[i]
+			if k := dice.Intn(12); k < 3 {
+				m.Capacity[k] = wild()
+			} else if k < 6 {
+				m.Allocatable[k-3] = wild()
+			} else if k < 9 {
+				m.Spare[k-6] = wild()
+			}
+			m.MaxPods = dice.Intn(4)
+			m.From = odd(m.From)
+		}
+		for i := range h.Pods {
+			p := &h.Pods[i]
+			for n := range p.Usage {
+				u := &p.Usage[n]
+				if k := dice.Intn(9); k < 3 {
+					u.Use[k] = wild()
+				}
+				u.From, u.To = odd(u.From), odd(u.To)
+			}
+			for n := range p.Requests {
+				if k := dice.Intn(9); k < 3 {
+					p.Requests[n].Request[k] = wild()
+				}
+				p.Requests[n].At = odd(p.Requests[n].At)
+			}
+			p.To = odd(p.To)
+		}
+		facts, err := Close(h, book, Options{Repack: time.Duration(a)})
+		if err != nil {
+			if strings.Contains(err.Error(), "\n") {
+				t.Fatalf("more than a sentence: %v", err)
+			}
+			return
+		}
+		conserves(t, h, book, facts)
+		for _, by := range groupings {
+			r, err := Summarise([]Facts{facts}, by, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkReport(t, int(seed), []Facts{facts}, r)
+		}
+	})
+}
+
 func BenchmarkClose25k(b *testing.B) {
 	book := testBook(b, nil)
 	h := bigHour(1000, 25)

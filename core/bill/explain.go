@@ -311,6 +311,11 @@ func explainCell(kind int, sides [2]*moduleSide, offers [2]map[string]*Offer) ma
 	inner := [3]*big.Rat{new(big.Rat), new(big.Rat), new(big.Rat)}
 	for _, typ := range typesOf(sides, kind) {
 		x, y := cellOf(sides[0], kind, typ), cellOf(sides[1], kind, typ)
+		for _, c := range [2]*Cell{&x, &y} {
+			if c.List == 0 { // a price that was never listed
+				c.List = c.Cost()
+			}
+		}
 		if x.Bought == 0 && y.Bought == 0 && x.Cost() == 0 && y.Cost() == 0 {
 			continue
 		}

@@ -232,6 +232,59 @@ func checkChange(t testing.TB, seed int, a, b Window, c Change) {
 	}
 }
 
+// FuzzExplain makes rows of any integers, also such as no hour could leave.
+func FuzzExplain(f *testing.F) {
+	for seed := range int64(300) {
+		f.Add(seed, seed*104729, int64(1)<<(seed%50))
+	}
+	f.Fuzz(func(t *testing.T, seed, a, b int64) {
+		dice := rand.New(rand.NewSource(seed))
+		number := func() int64 {
+			switch dice.Intn(5) {
+			case 0:
+				return 0
+			case 1:
+				return a & (1<<50 - 1)
+			case 2:
+				return b & (1<<50 - 1)
+			}
+			return dice.Int63n(1000)
+		}
+		make := func() Window {
+			w := Window{From: hour0, To: hour0.Add(time.Hour), Currency: "USD"}
+			for _, m := range []string{"a", "b", "c", ""} {
+				if dice.Intn(3) == 0 {
+					continue
+				}
+				k := workload.Key{}
+				if m != "" {
+					k = key(m)
+				}
+				for _, typ := range []string{"x", "y", "z"} {
+					if dice.Intn(3) == 0 {
+						continue
+					}
+					r := Row{Module: k, Namespace: k.Namespace, Pool: "p", Type: typ}
+					b := BoxRow{Pool: "p", Type: typ}
+					for i := range r.Cells {
+						r.Cells[i] = Cell{Use: number(), Held: number(), Bought: number(), Used: money.Amount(number()), Slack: money.Amount(number()), List: money.Amount(number())}
+						b.Bill[i] = r.Cells[i].Cost()
+					}
+					w.Rows = append(w.Rows, r)
+					w.Boxes = append(w.Boxes, b)
+				}
+				w.Loads = append(w.Loads, LoadRow{Module: k, Hours: 1, Requests: number(), HoursUnknown: dice.Intn(2)})
+			}
+			if dice.Intn(2) == 0 {
+				w.Offers = []Offer{{Type: "x", List: [3]money.Amount{money.Amount(number())}, Amount: [3]int64{number(), number(), 0}}}
+			}
+			return w
+		}
+		x, y := make(), make()
+		checkChange(t, int(seed), x, y, explain(t, x, y))
+	})
+}
+
 func TestAFactorThatDidNotChangeHasNoEffect(t *testing.T) {
 	base := [5]int64{1000, 2000, 5000, 8000, 80_000_000_000}
 	cases := map[string]struct {

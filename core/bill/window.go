@@ -272,6 +272,7 @@ func rollHour(f *Facts) Window {
 			if whole == 0 {
 				part, whole = c.Held, held[key.spot][k]
 			}
+			part = min(part, whole) // more than the whole only in damaged facts
 			if part > 0 {
 				c.Bought = roundUp(b.Capacity[k], part, whole)
 				c.List = money.Amount(roundUp(int64(b.List[k]), part, whole))

@@ -128,6 +128,8 @@ func (t Type) Validate() error {
 		return bad("has a discount of %d thousandths; it must be between 0 and 1000", t.DiscountMillis)
 	case t.RatingMillis < 0:
 		return bad("has the negative rating %d; use 0 if it is unknown", t.RatingMillis)
+	case t.RatingMillis > 1_000_000:
+		return bad("has the rating of %d thousandths; above a thousand NCU a core it is taken for a mistake", t.RatingMillis)
 	}
 	units := false
 	for _, k := range resource.All {
