@@ -101,3 +101,18 @@ func positive(name, s string) (time.Duration, error) {
 	}
 	return d, nil
 }
+
+// Money writes an amount for people, rounded to four decimals, such as "12.3457".
+func Money(a money.Amount) string {
+	const step = money.Unit / 10_000
+	half := step / 2
+	if a < 0 {
+		half = -half
+	}
+	n := (a + half) / step
+	sign := ""
+	if n < 0 {
+		sign, n = "-", -n
+	}
+	return fmt.Sprintf("%s%d.%04d", sign, n/10_000, n%10_000)
+}

@@ -92,6 +92,9 @@ const (
 	// silence is how long the biller may be away before use in that time counts
 	// as estimated.
 	silence = 5 * time.Minute
+	// keep is how long what was observed is remembered after its hour was closed,
+	// so that a file that turns out to be torn can be made again.
+	keep = 6 * time.Hour
 	// mostPending bounds events that wait for a store that does not take them.
 	mostPending = 1_000_000
 )
@@ -118,6 +121,7 @@ type Biller struct {
 	next    time.Time // start of the first hour that is not closed; only Run
 	retries []retry   // only Run
 	alive   time.Time // only Run
+	stored  int       // events in the store; only Run
 
 	j       sync.Mutex // guards what follows
 	journal bill.Journal
@@ -226,6 +230,7 @@ func (b *Biller) Restore(ctx context.Context) error {
 	for _, e := range events {
 		b.journal.Apply(e)
 	}
+	b.stored = len(events)
 	for key, to := range map[string]*time.Time{stateOrigin: &b.origin, stateAlive: &b.alive} {
 		if err := b.stateTime(ctx, key, to); err != nil {
 			return err
@@ -372,6 +377,7 @@ func (b *Biller) drain(ctx context.Context) error {
 			b.giveBack(events)
 			return err
 		}
+		b.stored += len(events)
 		b.j.Lock()
 		for _, e := range events {
 			b.journal.Apply(e)

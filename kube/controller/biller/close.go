@@ -137,30 +137,58 @@ func (b *Biller) summarise(facts bill.Facts, missing string) Closed {
 	return c
 }
 
-// forget drops what no hour that may still be closed needs, from memory and store.
+// forget drops what no hour that may still be closed, or closed again, needs.
 func (b *Biller) forget(ctx context.Context) error {
-	before := b.next
+	open := b.next
 	for _, r := range b.retries {
-		if r.Hour.Before(before) {
-			before = r.Hour
+		if r.Hour.Before(open) {
+			open = r.Hour
 		}
 	}
+	b.Observer.mu.Lock()
+	b.Observer.since = open
+	b.Observer.mu.Unlock()
 	b.j.Lock()
-	b.journal.Forget(before)
-	events := b.journal.Events()
+	b.journal.Forget(open.Add(-keep))
+	machines, pods := b.journal.Len()
+	var events []bill.Event
+	if b.stored > 4*(machines+pods)+10_000 {
+		events = b.journal.Events()
+	}
 	known := len(b.outages)
-	b.outages = slices.DeleteFunc(slices.Clone(b.outages), func(o outage) bool { return !o.To.After(before) })
+	b.outages = slices.DeleteFunc(slices.Clone(b.outages), func(o outage) bool { return !o.To.After(open.Add(-keep)) })
 	outages := b.outages
 	b.j.Unlock()
-	b.Observer.mu.Lock()
-	b.Observer.since = before
-	b.Observer.mu.Unlock()
 	if len(outages) != known {
 		if err := b.setJSON(ctx, stateOutages, outages); err != nil {
 			return err
 		}
 	}
-	return b.o.Store.ReplaceEvents(ctx, events)
+	if events == nil {
+		return nil
+	}
+	if err := b.o.Store.ReplaceEvents(ctx, events); err != nil {
+		return err
+	}
+	b.stored = len(events)
+	return nil
+}
+
+// Rebuild accounts again for an hour whose facts were lost, from what is still
+// remembered of it; see store.Options. It may be called from any goroutine.
+func (b *Biller) Rebuild(ctx context.Context, from, to time.Time) (bill.Facts, error) {
+	b.Observer.mu.Lock()
+	oldest := b.Observer.since.Add(-keep)
+	b.Observer.mu.Unlock()
+	if from.Before(oldest) || !b.isReady() {
+		return bill.Facts{}, fmt.Errorf("the hour from %s cannot be closed again: what was observed is remembered since %s only",
+			from.UTC().Format(time.RFC3339), oldest.UTC().Format(time.RFC3339))
+	}
+	if b.origin.After(from) {
+		from = b.origin
+	}
+	facts, _, err := b.account(ctx, b.Hour(from, to), b.usage)
+	return facts, err
 }
 
 // account turns what was recorded of a stretch of time into its facts. missing

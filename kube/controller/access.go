@@ -1,0 +1,92 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+
+	"github.com/neap-dev/neap/api/v1alpha1"
+	"github.com/neap-dev/neap/kube/observe"
+)
+
+// A Permission is one thing the controller must be allowed to do in the whole
+// cluster. deploy/chart grants exactly these, and a test holds the two together.
+type Permission struct {
+	Group, Resource string
+	Verbs           []string
+	// Optional says what is lost without it; "" if nothing works without it.
+	Optional string
+}
+
+var read = []string{"get", "list", "watch"}
+
+// Permissions lists what the controller does with the API server, and nothing else.
+var Permissions = []Permission{
+	{Group: "", Resource: "nodes", Verbs: read},
+	{Group: "", Resource: "pods", Verbs: read},
+	{Group: "neap.dev", Resource: "machinetypes", Verbs: read},
+	{Group: "neap.dev", Resource: "resourcepools", Verbs: read},
+	{Group: "neap.dev", Resource: "modules", Verbs: read},
+	{Group: "neap.dev", Resource: "machinetypes/status", Verbs: []string{"patch"}},
+	{Group: "neap.dev", Resource: "resourcepools/status", Verbs: []string{"patch"}},
+	{Group: "neap.dev", Resource: "modules/status", Verbs: []string{"patch"}},
+	{Group: "apps", Resource: "replicasets", Verbs: read, Optional: "pods of kinds other than Deployment that use ReplicaSets are billed under their ReplicaSet"},
+	{Group: "batch", Resource: "jobs", Verbs: read, Optional: "pods of Jobs are billed under a CronJob only where the Job's name tells it"},
+	{Group: "apps", Resource: "deployments", Verbs: []string{"get"}, Optional: "a Module's status cannot tell that its Deployment does not exist"},
+	{Group: "apps", Resource: "statefulsets", Verbs: []string{"get"}, Optional: "a Module's status cannot tell that its StatefulSet does not exist"},
+	{Group: "apps", Resource: "daemonsets", Verbs: []string{"get"}, Optional: "a Module's status cannot tell that its DaemonSet does not exist"},
+	{Group: "batch", Resource: "cronjobs", Verbs: []string{"get"}, Optional: "a Module's status cannot tell that its CronJob does not exist"},
+}
+
+var versions = map[string]string{"": "v1", "apps": "v1", "batch": "v1", v1alpha1.GroupVersion.Group: v1alpha1.GroupVersion.Version}
+
+// access is what the API server lets us read.
+type access struct {
+	replicaSets, jobs bool
+}
+
+// check reads one object of everything that is watched. The error is one
+// sentence that says what is missing; what can be done without is left to warn.
+func check(ctx context.Context, cfg *rest.Config, warn func(error, string)) (access, error) {
+	a := access{replicaSets: true, jobs: true}
+	c, err := metadata.NewForConfig(cfg)
+	if err != nil {
+		return a, fmt.Errorf("connect to the API server: %w", err)
+	}
+	for _, p := range Permissions {
+		if len(p.Verbs) < 2 { // statuses and single workloads show by themselves
+			continue
+		}
+		gvr := schema.GroupVersionResource{Group: p.Group, Version: versions[p.Group], Resource: p.Resource}
+		_, err := c.Resource(gvr).List(ctx, metav1.ListOptions{Limit: 1, ResourceVersion: "0"})
+		if err == nil {
+			continue
+		}
+		if ctx.Err() != nil {
+			return a, ctx.Err()
+		}
+		if p.Group == v1alpha1.GroupVersion.Group && (apierrors.IsNotFound(err) || meta.IsNoMatchError(err)) {
+			return a, fmt.Errorf("%s does not know %s.neap.dev; install Neap's definitions first: kubectl apply -f deploy/crds, or the Helm chart", cfg.Host, p.Resource)
+		}
+		err = observe.Explain(err, cfg.Host, "list", p.Group, p.Resource)
+		var forbidden *observe.ForbiddenError
+		if p.Optional == "" || !errors.As(err, &forbidden) {
+			return a, err
+		}
+		warn(err, p.Optional)
+		switch p.Resource {
+		case "replicasets":
+			a.replicaSets = false
+		case "jobs":
+			a.jobs = false
+		}
+	}
+	return a, nil
+}
