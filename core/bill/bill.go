@@ -137,6 +137,9 @@ type Facts struct {
 	Machines []MachineFact
 	Loads    []Load
 
+	// Offers are the prices of the book's types at From, for [Explain].
+	Offers []Offer
+
 	// Notes say, one sentence each, what was put right in the observations and
 	// what the reader must know to trust the figures.
 	Notes []string

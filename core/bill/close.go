@@ -57,7 +57,7 @@ func Close(h Hour, book *machine.PriceBook, opts Options) (Facts, error) {
 		return Facts{}, err
 	}
 	c.label(opts)
-	f := Facts{From: h.From, To: h.To, Currency: book.Currency(), Loads: takeLoads(h.Loads)}
+	f := Facts{From: h.From, To: h.To, Currency: book.Currency(), Loads: takeLoads(h.Loads), Offers: OfferTypes(book, h.From)}
 	f.Machines = make([]MachineFact, 0, len(c.machines))
 	f.Pods = make([]PodFact, 0, c.pods)
 	for i := range c.machines {

@@ -129,16 +129,22 @@ func TestEveryUnitIsSomewhereInRandomFleets(t *testing.T) {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
 		conserves(t, h, book, f)
-		if len(day) == 8 {
-			day = day[:0]
-		}
 		day = append(day, f)
-		for _, by := range groupings {
-			r, err := Summarise(day, by, features)
-			if err != nil {
-				t.Fatalf("seed %d: %v", seed, err)
+		windows := [][]Facts{{f}}
+		if len(day) == 24 {
+			windows = append(windows, day)
+		}
+		for _, facts := range windows {
+			for _, by := range groupings {
+				r, err := Summarise(facts, by, features)
+				if err != nil {
+					t.Fatalf("seed %d: %v", seed, err)
+				}
+				checkReport(t, seed, facts, r)
 			}
-			checkReport(t, seed, day, r)
+		}
+		if len(day) == 24 {
+			day = day[:0]
 		}
 	}
 }
@@ -160,6 +166,20 @@ func checkReport(t testing.TB, seed int, facts []Facts, r Report) {
 	}
 	if r.BillNano != bill || r.AllocatedNano+idle != bill || r.UnexplainedNano != 0 {
 		t.Fatalf("seed %d by %s: bill %d, want %d; allocated %d + idle %d, unexplained %d", seed, r.By, r.BillNano, bill, r.AllocatedNano, idle, r.UnexplainedNano)
+	}
+	var byResource money.Amount
+	for _, p := range r.Resources {
+		sum := p.AllocatedNano
+		for _, v := range p.IdleNano {
+			sum += v
+		}
+		if sum != p.BillNano {
+			t.Fatalf("seed %d by %s: %s is %d of %d", seed, r.By, p.Resource, sum, p.BillNano)
+		}
+		byResource += sum
+	}
+	if byResource != bill {
+		t.Fatalf("seed %d by %s: the resources cost %d of %d", seed, r.By, byResource, bill)
 	}
 	var used, slack, cost money.Amount
 	for _, l := range r.Lines {

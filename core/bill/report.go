@@ -23,6 +23,11 @@ type Report struct {
 	IdleNano        map[Box]money.Amount `json:"idleNano"`      // every box but unexplained; slack among them
 	UnexplainedNano money.Amount         `json:"unexplainedNano"`
 
+	// Resources divide the bill by resource; Binding is the one that keeps more
+	// pods off most of the machines, most of the time: to buy less, save there.
+	Resources []ResourceReport `json:"resources"`
+	Binding   string           `json:"binding,omitempty"`
+
 	// EstimatedNano is how much of the bill rests on use that was not measured.
 	EstimatedNano money.Amount `json:"estimatedNano"`
 	// Notes say, one sentence each, what the reader must know to trust the figures.
@@ -30,6 +35,15 @@ type Report struct {
 
 	By    string `json:"by"` // what Lines are grouped by: module, namespace, pool, machineType, feature, label:KEY
 	Lines []Line `json:"lines"`
+}
+
+// A ResourceReport is one resource's part of the bill.
+type ResourceReport struct {
+	Resource      string               `json:"resource"`
+	BillNano      money.Amount         `json:"billNano"`
+	AllocatedNano money.Amount         `json:"allocatedNano"`
+	IdleNano      map[Box]money.Amount `json:"idleNano"`
+	BindsMillis   int64                `json:"bindsMillis"` // thousandths of the machines' time in which it was the fullest
 }
 
 // A Line is one row of a report. Σ lines of a column == the report's figure.
@@ -257,6 +271,13 @@ func start(w *Window, by string) (Report, *lineSet) {
 		}
 	}
 	idle := money.Amount(0)
+	r.Resources = w.resources()
+	most := int64(0)
+	for _, part := range r.Resources {
+		if part.BindsMillis > most {
+			most, r.Binding = part.BindsMillis, part.Resource
+		}
+	}
 	for i := range w.Boxes {
 		b := &w.Boxes[i]
 		r.BillNano += b.Bill.Sum()
@@ -280,6 +301,38 @@ func start(w *Window, by string) (Report, *lineSet) {
 		r.Notes = append(r.Notes, fmt.Sprintf("%s %s of the bill is unexplained: the stored facts contradict each other; close these hours again.", r.UnexplainedNano, w.Currency))
 	}
 	return r, &lineSet{byKey: map[string]*lineSum{}}
+}
+
+// resources divides the window's bill by resource.
+func (w *Window) resources() []ResourceReport {
+	var binds [resource.Kinds]int64
+	machines := int64(0)
+	var parts []ResourceReport
+	for k := range resource.Kinds {
+		p := ResourceReport{Resource: resource.Kind(k).String(), IdleNano: map[Box]money.Amount{}}
+		for n, box := range boxOrder {
+			if box == Unexplain {
+				continue
+			}
+			p.IdleNano[box] = 0
+			for i := range w.Boxes {
+				p.IdleNano[box] += w.Boxes[i].Idle[n][k]
+			}
+		}
+		for i := range w.Boxes {
+			p.BillNano += w.Boxes[i].Bill[k]
+			p.AllocatedNano += w.Boxes[i].Used[k]
+			binds[k] += w.Boxes[i].BindMillis[k]
+		}
+		machines += binds[k]
+		parts = append(parts, p)
+	}
+	if machines > 0 {
+		for k := range parts {
+			parts[k].BindsMillis = int64(float64(binds[k]) / float64(machines) * 1000)
+		}
+	}
+	return parts
 }
 
 type lineSum struct {

@@ -66,6 +66,7 @@ type BoxRow struct {
 	Pool, Type    string
 	Serverless    bool
 	MachineMillis int64                 // thousandths of a second that machines ran
+	BindMillis    [resource.Kinds]int64 // of these, those in which the resource was the fullest
 	Capacity      [resource.Kinds]int64 // in the unit of [Cell]
 	Bill          Amounts
 	List          Amounts
@@ -165,7 +166,7 @@ func OfferTypes(book *machine.PriceBook, t time.Time) []Offer {
 }
 
 func rollHour(f *Facts) Window {
-	w := Window{From: f.From, To: f.To, Currency: f.Currency, Notes: f.Notes}
+	w := Window{From: f.From, To: f.To, Currency: f.Currency, Offers: f.Offers, Notes: f.Notes}
 
 	// 1. Machines: what each pool and type cost and where it went.
 	boxes := map[spot]*BoxRow{}
@@ -177,7 +178,11 @@ func rollHour(f *Facts) Window {
 			b = &BoxRow{Pool: m.Pool, Type: m.Type, Serverless: m.Serverless}
 			boxes[at] = b
 		}
-		b.MachineMillis += m.To.Sub(m.From).Milliseconds()
+		millis := m.To.Sub(m.From).Milliseconds()
+		b.MachineMillis += millis
+		if !m.Serverless {
+			b.BindMillis[m.Binding] += millis
+		}
 		list := listByKind(m)
 		for k := range resource.Kinds {
 			b.Capacity[k] += ncu(resource.Kind(k), m.CapacitySeconds[k], m.RatingMillis)
@@ -441,6 +446,7 @@ func (b *BoxRow) add(o *BoxRow) {
 	b.MachineMillis += o.MachineMillis
 	for k := range resource.Kinds {
 		b.Capacity[k] += o.Capacity[k]
+		b.BindMillis[k] += o.BindMillis[k]
 	}
 	b.Bill.add(o.Bill)
 	b.List.add(o.List)
