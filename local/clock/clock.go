@@ -48,6 +48,9 @@ type Options struct {
 	// Scenario names what the day belongs to; opening the file for another one is
 	// an error. Empty accepts any.
 	Scenario string
+	// FollowWall goes on from the wall's time where that is later: for a day that
+	// is the real one.
+	FollowWall bool
 	// Held starts the clock standing still, until [Clock.Resume].
 	Held bool
 }
@@ -66,6 +69,7 @@ type Clock struct {
 	speed   float64
 	held    bool
 	mark    time.Time     // on disk: the day may go up to here
+	end     time.Time     // the day goes no further; zero: it goes on
 	changed chan struct{} // closed whenever the pace changes
 	saveErr error
 
@@ -119,6 +123,9 @@ func Open(path string, o Options) (*Clock, error) {
 		if old.Clean {
 			c.base = old.Day
 		}
+	}
+	if now := time.Now().UTC().Round(0); o.FollowWall && now.After(c.base) {
+		c.base = now
 	}
 	if err := c.save(false); err != nil {
 		return nil, err
@@ -195,9 +202,30 @@ func (c *Clock) now() time.Time {
 	}
 	t := c.base.Add(time.Duration(float64(time.Since(c.anchor)) * c.speed))
 	if !c.mark.IsZero() && t.After(c.mark) {
-		return c.mark
+		t = c.mark
+	}
+	if !c.end.IsZero() && t.After(c.end) {
+		t = later(c.end, c.base) // it was past it already
 	}
 	return t
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// EndAt makes the day stand still once it has come to t; the zero time lets it
+// go on.
+func (c *Clock) EndAt(t time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.base, c.anchor = c.now(), time.Now()
+	c.end = t
+	close(c.changed)
+	c.changed = make(chan struct{})
 }
 
 // Hold makes the day stand still; Resume lets it pass again.

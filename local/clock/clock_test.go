@@ -68,6 +68,33 @@ func TestAHeldDayStandsStillAndItsTimersWait(t *testing.T) {
 	})
 }
 
+func TestADayThatEndsStandsStillThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t, filepath.Join(t.TempDir(), "clock.json"), Options{Speed: 600})
+		defer c.Close()
+		end := start.Add(90 * time.Minute)
+		c.EndAt(end)
+		late := c.NewTimer(91 * time.Minute)
+		c.Sleep(90 * time.Minute)
+		if got := c.Now(); !got.Equal(end) {
+			t.Errorf("at its end the day is at %v, want %v", got, end)
+		}
+		time.Sleep(time.Minute)
+		if got := c.Now(); !got.Equal(end) {
+			t.Errorf("a minute after its end the day is at %v, want %v", got, end)
+		}
+		select {
+		case <-late.C():
+			t.Error("a timer beyond the end fired")
+		default:
+		}
+		c.EndAt(time.Time{})
+		if at := <-late.C(); at.Before(start.Add(91 * time.Minute)) {
+			t.Errorf("the timer fired at %v", at)
+		}
+	})
+}
+
 func TestTimersAndTickersKeepTheTimeOfTheDay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := open(t, filepath.Join(t.TempDir(), "clock.json"), Options{Speed: 3600})

@@ -44,6 +44,9 @@ func (c *Clock) until(at time.Time, stop <-chan struct{}) bool {
 	for {
 		c.mu.Lock()
 		left, held, speed, changed := at.Sub(c.now()), c.held, c.speed, c.changed
+		if !c.end.IsZero() && at.After(c.end) && !c.now().Before(c.end) {
+			held = true // the day has ended
+		}
 		c.mu.Unlock()
 		if left <= 0 {
 			return true

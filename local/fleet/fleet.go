@@ -7,6 +7,7 @@ import (
 	"hash/fnv"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -49,6 +50,9 @@ type Options struct {
 	// Metrics gets the samples of every step; nil if somebody scrapes
 	// [Fleet.ServeHTTP] instead.
 	Metrics *metrics.Embedded
+	// Warm makes the pods that start before [Fleet.Run] ready at once: the day
+	// begins with a fleet that has been running.
+	Warm bool
 	// Problem is told what went wrong and goes on; nil ignores it.
 	Problem func(error)
 }
@@ -57,6 +61,8 @@ type Options struct {
 // safe for concurrent use.
 type Fleet struct {
 	opts Options
+
+	runs atomic.Bool // Run was called
 
 	mu      sync.Mutex
 	world   *world.World
@@ -281,6 +287,9 @@ func (f *Fleet) Durations() Durations {
 			if m == nil {
 				return time.Second
 			}
+			if f.opts.Warm && !f.runs.Load() {
+				return 0
+			}
 			return m.Start.Draw(f.dice(p, 1).Float64).AfterBound()
 		},
 		Run: func(p *corev1.Pod) time.Duration {
@@ -316,6 +325,7 @@ func (f *Fleet) rating(node string) int64 {
 
 // Run steps the physics until ctx is done.
 func (f *Fleet) Run(ctx context.Context) error {
+	f.runs.Store(true)
 	f.mu.Lock()
 	f.last = f.opts.Clock.Now()
 	f.mu.Unlock()
