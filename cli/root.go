@@ -29,6 +29,7 @@ const (
 // command is a file of its own and a line here.
 var commands = []func() *cobra.Command{
 	newBillCommand,
+	newUpCommand,
 	newReplayCommand,
 	newBenchCommand,
 	newVersionCommand,

@@ -81,3 +81,27 @@ func before(samples []bill.Sample, t time.Time) []bill.Sample {
 	}
 	return out
 }
+
+// Between returns the facts of [from, to), cut at full hours, as if they were
+// closed now; nothing is recorded. It is for a day that ends within an hour, or
+// before the last hour's grace is over. What is closed already should be taken
+// from the store: the biller may have forgotten it.
+func (b *Biller) Between(ctx context.Context, from, to time.Time) ([]bill.Facts, error) {
+	if b.origin.After(from) {
+		from = b.origin
+	}
+	var out []bill.Facts
+	for from.Before(to) {
+		end := from.Truncate(time.Hour).Add(time.Hour)
+		if to.Before(end) {
+			end = to
+		}
+		facts, _, err := b.account(ctx, b.Hour(from, end), b.usage)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, facts)
+		from = end
+	}
+	return out, nil
+}
