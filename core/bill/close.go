@@ -97,8 +97,7 @@ type closing struct {
 	Machine
 	from, to int64
 	pods     []tenant
-	labels   []place.Label // by interval
-	labelled []bool
+	labels   []labelled // by interval
 }
 
 // A tenant is one pod's time on the machine. Its steps and samples are in order.
@@ -408,9 +407,9 @@ func (c *closer) label(opts Options) {
 		for n, i := range index {
 			m := &c.machines[i]
 			for len(m.labels) <= interval {
-				m.labels, m.labelled = append(m.labels, place.Label{}), append(m.labelled, false)
+				m.labels = append(m.labels, labelled{})
 			}
-			m.labels[interval], m.labelled[interval] = labels[n], true
+			m.labels[interval] = labelled{labels[n], true}
 		}
 	}
 }
@@ -457,17 +456,36 @@ func (c *closer) fleetAt(at int64) ([]place.Machine, []int) {
 	return fleet, index
 }
 
+// labelled is a label, or that there is none.
+type labelled struct {
+	place.Label
+	known bool
+}
+
 // labelAt is the machine's label in an interval, or the nearest one it has.
-func (m *closing) labelAt(interval int) (place.Label, bool) {
+func (m *closing) labelAt(interval int) labelled {
 	for d := 0; d <= interval || interval+d < len(m.labels); d++ {
-		if i := interval + d; i < len(m.labels) && m.labelled[i] {
-			return m.labels[i], true
-		}
-		if i := interval - d; i >= 0 && i < len(m.labels) && m.labelled[i] {
-			return m.labels[i], true
+		for _, i := range [2]int{interval + d, interval - d} {
+			if i >= 0 && i < len(m.labels) && m.labels[i].known {
+				return m.labels[i]
+			}
 		}
 	}
-	return place.Label{}, false
+	return labelled{}
+}
+
+// divide divides free capacity as the label divides what was free then. What has
+// no label, for the machine lived too shortly, is of the wrong shape; capacity
+// bought by the pod goes with it.
+func (l *labelled) divide(rest int64, serverless bool, k int) (waiting, constraint int64) {
+	if serverless {
+		return rest, 0
+	}
+	sum := l.Waiting[k] + l.Constraint[k] + l.Shape[k]
+	if !l.known || sum == 0 {
+		return 0, 0
+	}
+	return int64(money.Amount(rest).Scale(l.Waiting[k], sum)), int64(money.Amount(rest).Scale(l.Constraint[k], sum))
 }
 
 // An integral adds up amounts over nanoseconds in 128 bits.
@@ -497,28 +515,103 @@ type podSums struct {
 	estimatedNanos                  int64
 }
 
+// closeMachine accounts for one machine, slice by slice.
 func (c *closer) closeMachine(m *closing, f *Facts) error {
 	fact := MachineFact{Name: m.Name, Pool: m.Pool, Type: m.Type, Serverless: m.Serverless, From: c.instant(m.from), To: c.instant(m.to)}
+	typ, err := c.book.Type(m.Type, fact.From)
+	if err != nil {
+		return fmt.Errorf("price machine %q: %w", m.Name, err)
+	}
+	price, err := c.book.At(m.Type, m.Capacity, fact.From)
+	if err != nil {
+		return fmt.Errorf("price machine %q: %w", m.Name, err)
+	}
+	fact.RatingMillis, fact.ListPrice, fact.EffectivePrice = typ.Rating(), price.List, price.Effective
 
-	// 1. The edges of the slices.
-	edges := append(c.edges[:0], m.from, m.to)
-	for _, b := range c.borders {
-		if b > m.from && b < m.to {
-			edges = append(edges, b)
+	// 1. Cut the time into slices in which nothing changes.
+	c.cutPods(m)
+	changes := c.book.Changes(m.Type, fact.From, fact.To)
+	edges := c.edgesOf(m, changes)
+
+	// 2. Price every slice and divide it.
+	n := len(m.pods)
+	c.sums = append(c.sums[:0], make([]podSums, n)...)
+	c.at = append(c.at[:0], make([]int, n)...)
+	var idle boxSums
+	interval := 0
+	label := m.labelAt(0)
+	for e := 0; e+1 < len(edges); e++ {
+		from, to := edges[e], edges[e+1]
+		start, end := c.instant(from), c.instant(to)
+		for ; len(changes) > 0 && !changes[0].After(start); changes = changes[1:] {
+			if price, err = c.book.At(m.Type, m.Capacity, start); err != nil {
+				return fmt.Errorf("price machine %q: %w", m.Name, err)
+			}
+		}
+		for ; interval < len(c.borders)-1 && c.borders[interval] <= from; label = m.labelAt(interval) {
+			interval++
+		}
+		fact.List += price.List.Between(start, end)
+		weights := weightsOf(price)
+		var cost Amounts
+		money.SplitInto(cost[:], price.Effective.Between(start, end), weights[:])
+		held := c.present(m, from, to)
+		for k := range resource.Kinds {
+			if cost[k] != 0 {
+				fact.Bill[k] += cost[k]
+				c.divide(m, k, cost[k], held[k], label, &idle)
+			}
 		}
 	}
+	fact.Idle = make(map[Box]Amounts, len(boxOrder))
+	for i, box := range boxOrder {
+		fact.Idle[box] = idle[i]
+	}
+
+	// 3. Write the facts of its pods, and what keeps more of them off.
+	var held [resource.Kinds]int64
+	for i := range m.pods {
+		pf := c.podFact(m, &m.pods[i], &c.sums[i])
+		for k := range held {
+			held[k] += pf.HeldSeconds[k]
+		}
+		f.Pods = append(f.Pods, pf)
+		m.pods[i].segments = nil
+	}
+	fullest := -1.0
+	for k := range resource.Kinds {
+		var capacity integral
+		capacity.add(m.Capacity[k], m.to-m.from)
+		fact.CapacitySeconds[k] = capacity.seconds(k)
+		if fact.CapacitySeconds[k] > 0 {
+			if full := float64(held[k]) / float64(fact.CapacitySeconds[k]); full > fullest {
+				fullest, fact.Binding = full, resource.Kind(k)
+			}
+		}
+	}
+	f.Machines = append(f.Machines, fact)
+	return nil
+}
+
+// cutPods finds the segments of the machine's pods, in memory that the next
+// machine uses again.
+func (c *closer) cutPods(m *closing) {
 	c.buffer = c.buffer[:0]
 	for i := range m.pods {
 		first := len(c.buffer)
 		c.buffer = c.segments(c.buffer, &m.pods[i])
 		m.pods[i].segments = c.buffer[first:len(c.buffer):len(c.buffer)]
 	}
-	defer func() {
-		for i := range m.pods {
-			m.pods[i].segments = nil
+}
+
+// edgesOf returns the moments at which anything about the machine changes.
+func (c *closer) edgesOf(m *closing, changes []time.Time) []int64 {
+	edges := append(c.edges[:0], m.from, m.to)
+	for _, b := range c.borders {
+		if b > m.from && b < m.to {
+			edges = append(edges, b)
 		}
-	}()
-	changes := c.book.Changes(m.Type, fact.From, fact.To)
+	}
 	for _, t := range changes {
 		edges = append(edges, c.offset(t))
 	}
@@ -529,175 +622,115 @@ func (c *closer) closeMachine(m *closing, f *Facts) error {
 		edges = append(edges, m.pods[i].to)
 	}
 	slices.Sort(edges)
-	edges = slices.Compact(edges)
-	c.edges = edges
+	c.edges = slices.Compact(edges)
+	return c.edges
+}
 
-	price, err := c.book.At(m.Type, m.Capacity, fact.From)
-	if err != nil {
-		return fmt.Errorf("price machine %q: %w", m.Name, err)
-	}
-	typ, err := c.book.Type(m.Type, fact.From)
-	if err != nil {
-		return fmt.Errorf("price machine %q: %w", m.Name, err)
-	}
-	fact.RatingMillis, fact.ListPrice, fact.EffectivePrice = typ.Rating(), price.List, price.Effective
-	priceWeights := weightsOf(price)
-
-	// 2. Slice by slice.
-	n := len(m.pods)
-	c.sums = append(c.sums[:0], make([]podSums, n)...)
-	c.at = append(c.at[:0], make([]int, n)...)
-	var idle [len(boxOrder)]Amounts
-	interval := 0
-	label, labelled := m.labelAt(0)
-	if len(c.borders) == 0 {
-		labelled = false
-	}
-	for e := 0; e+1 < len(edges); e++ {
-		from, to := edges[e], edges[e+1]
-		start, end := c.instant(from), c.instant(to)
-		if len(changes) > 0 && !changes[0].After(start) {
-			for len(changes) > 0 && !changes[0].After(start) {
-				changes = changes[1:]
-			}
-			if price, err = c.book.At(m.Type, m.Capacity, start); err != nil {
-				return fmt.Errorf("price machine %q: %w", m.Name, err)
-			}
-			priceWeights = weightsOf(price)
-		}
-		for interval < len(c.borders)-1 && c.borders[interval] <= from {
-			interval++
-			label, labelled = m.labelAt(interval)
-		}
-		fact.List += price.List.Between(start, end)
-		cost := price.Effective.Between(start, end)
-		var byKind Amounts
-		money.SplitInto(byKind[:], cost, priceWeights[:])
-
-		// Who is there.
-		active := c.active[:0]
-		var held resource.Vector
-		for i := range m.pods {
-			p := &m.pods[i]
-			at := c.at[i]
-			for at < len(p.segments) && p.segments[at].to <= from {
-				at++
-			}
-			c.at[i] = at
-			if at < len(p.segments) && p.segments[at].from <= from {
-				s := &p.segments[at]
-				active = append(active, s)
-				held = held.Add(s.held)
-				if s.estimated {
-					c.sums[i].estimatedNanos += to - from
-				}
-			} else {
-				active = append(active, nil)
-			}
-		}
-		c.active = active
-		for k := range resource.Kinds {
-			if byKind[k] == 0 {
-				continue
-			}
-			fact.Bill[k] += byKind[k]
-			weights := c.weights[:0]
-			for _, s := range active {
-				if s == nil {
-					weights = append(weights, 0, 0)
-				} else {
-					weights = append(weights, s.use[k], s.held[k]-s.use[k])
-				}
-			}
-			free := max(m.Capacity[k]-held[k], 0)
-			system := min(m.Capacity[k]-m.Allocatable[k], free)
-			spare := min(m.Spare[k], free-system)
-			rest := free - system - spare
-			waiting, constraint := divideRest(rest, label, labelled, m.Serverless, k)
-			weights = append(weights, system, spare, rest-waiting-constraint, constraint, waiting)
-			c.weights = weights
-			if cap(c.parts) < len(weights) {
-				c.parts = make([]money.Amount, 2*len(weights))
-			}
-			if held[k] == 0 && free == 0 { // paid for, and nothing there
-				idle[boxIndex(System)][k] += byKind[k]
-				continue
-			}
-			parts := money.SplitInto(c.parts[:len(weights)], byKind[k], weights)
-			for i, s := range active {
-				if s == nil {
-					continue
-				}
-				sum := &c.sums[i]
-				used, slack := parts[2*i], parts[2*i+1]
-				if held[k] <= m.Capacity[k] {
-					sum.openCost[k] += used + slack
-				} else if m.Capacity[k] > 0 {
-					sum.openCost[k] += overScale(byKind[k], s.held[k], m.Capacity[k])
-				}
-				if m.pods[i].Headroom {
-					sum.headroom[k] += used + slack
-					idle[boxSpare][k] += used + slack
-					continue
-				}
-				sum.used[k] += used
-				sum.slack[k] += slack
-				idle[boxSlack][k] += slack
-				if s.estimated {
-					sum.estimated += used + slack
-				}
-			}
-			own := parts[2*n:]
-			idle[boxSystem][k] += own[0]
-			idle[boxSpare][k] += own[1]
-			idle[boxShape][k] += own[2]
-			idle[boxConstraint][k] += own[3]
-			idle[boxWaiting][k] += own[4]
-		}
-	}
-	fact.Idle = make(map[Box]Amounts, len(boxOrder))
-	for i, box := range boxOrder {
-		fact.Idle[box] = idle[i]
-	}
-
-	// 3. The facts of its pods.
-	var heldSum [resource.Kinds]int64
+// present finds the segment of every pod that is there in a slice (nil for the
+// others), and returns what they hold together.
+func (c *closer) present(m *closing, from, to int64) (held resource.Vector) {
+	c.active = c.active[:0]
 	for i := range m.pods {
-		p, s := &m.pods[i], &c.sums[i]
-		pf := PodFact{
-			UID: p.UID, Namespace: p.Namespace, Name: p.Name, Module: p.Module, Machine: m.Name, Pool: m.Pool, Type: m.Type,
-			Labels: p.Labels, From: c.instant(p.from), To: c.instant(p.to),
-			Used: s.used, Slack: s.slack, Headroom: s.headroom, IsHeadroom: p.Headroom, OpenCost: s.openCost,
-			EstimatedMillis: s.estimatedNanos * 1000 / (p.to - p.from), Estimated: s.estimated,
+		p := &m.pods[i]
+		at := c.at[i]
+		for at < len(p.segments) && p.segments[at].to <= from {
+			at++
 		}
-		var request, use, held [resource.Kinds]integral
-		for n := range p.segments {
-			g := &p.segments[n]
-			for k := range resource.Kinds {
-				request[k].add(g.request[k], g.to-g.from)
-				use[k].add(g.use[k], g.to-g.from)
-				held[k].add(g.held[k], g.to-g.from)
-			}
+		c.at[i] = at
+		if at == len(p.segments) || p.segments[at].from > from {
+			c.active = append(c.active, nil)
+			continue
 		}
+		s := &p.segments[at]
+		c.active = append(c.active, s)
+		held = held.Add(s.held)
+		if s.estimated {
+			c.sums[i].estimatedNanos += to - from
+		}
+	}
+	return held
+}
+
+type boxSums [len(boxOrder)]Amounts
+
+// divide splits what one resource cost in a slice over what the pods used and
+// held on top, and over the boxes of what is free. Where pods hold more than
+// there is, nothing is free and the weights scale them down: c = m·Cap/Σm.
+func (c *closer) divide(m *closing, k int, cost money.Amount, held int64, label labelled, idle *boxSums) {
+	capacity := m.Capacity[k]
+	free := max(capacity-held, 0)
+	if held == 0 && free == 0 { // paid for, and nothing there
+		idle[boxSystem][k] += cost
+		return
+	}
+	weights := c.weights[:0]
+	for _, s := range c.active {
+		if s == nil {
+			weights = append(weights, 0, 0)
+		} else {
+			weights = append(weights, s.use[k], s.held[k]-s.use[k])
+		}
+	}
+	system := min(capacity-m.Allocatable[k], free)
+	spare := min(m.Spare[k], free-system)
+	rest := free - system - spare
+	waiting, constraint := label.divide(rest, m.Serverless, k)
+	weights = append(weights, system, spare, rest-waiting-constraint, constraint, waiting)
+	c.weights = weights
+	if cap(c.parts) < len(weights) {
+		c.parts = make([]money.Amount, 2*len(weights))
+	}
+	parts := money.SplitInto(c.parts[:len(weights)], cost, weights)
+
+	for i, s := range c.active {
+		if s == nil {
+			continue
+		}
+		sum := &c.sums[i]
+		used, slack := parts[2*i], parts[2*i+1]
+		if held <= capacity {
+			sum.openCost[k] += used + slack
+		} else if capacity > 0 {
+			sum.openCost[k] += overScale(cost, s.held[k], capacity)
+		}
+		if m.pods[i].Headroom {
+			sum.headroom[k] += used + slack
+			idle[boxSpare][k] += used + slack
+			continue
+		}
+		sum.used[k] += used
+		sum.slack[k] += slack
+		idle[boxSlack][k] += slack
+		if s.estimated {
+			sum.estimated += used + slack
+		}
+	}
+	own := parts[2*len(c.active):]
+	for i, box := range [...]int{boxSystem, boxSpare, boxShape, boxConstraint, boxWaiting} {
+		idle[box][k] += own[i]
+	}
+}
+
+func (c *closer) podFact(m *closing, p *tenant, s *podSums) PodFact {
+	pf := PodFact{
+		UID: p.UID, Namespace: p.Namespace, Name: p.Name, Module: p.Module, Machine: m.Name, Pool: m.Pool, Type: m.Type,
+		Labels: p.Labels, From: c.instant(p.from), To: c.instant(p.to),
+		Used: s.used, Slack: s.slack, Headroom: s.headroom, IsHeadroom: p.Headroom, OpenCost: s.openCost,
+		EstimatedMillis: s.estimatedNanos * 1000 / (p.to - p.from), Estimated: s.estimated,
+	}
+	var request, use, held [resource.Kinds]integral
+	for n := range p.segments {
+		g := &p.segments[n]
 		for k := range resource.Kinds {
-			pf.RequestSeconds[k], pf.UseSeconds[k], pf.HeldSeconds[k] = request[k].seconds(k), use[k].seconds(k), held[k].seconds(k)
-			heldSum[k] += pf.HeldSeconds[k]
+			request[k].add(g.request[k], g.to-g.from)
+			use[k].add(g.use[k], g.to-g.from)
+			held[k].add(g.held[k], g.to-g.from)
 		}
-		f.Pods = append(f.Pods, pf)
 	}
-	fullest := -1.0
 	for k := range resource.Kinds {
-		var capacity integral
-		capacity.add(m.Capacity[k], m.to-m.from)
-		fact.CapacitySeconds[k] = capacity.seconds(k)
-		if fact.CapacitySeconds[k] > 0 {
-			if full := float64(heldSum[k]) / float64(fact.CapacitySeconds[k]); full > fullest {
-				fullest, fact.Binding = full, resource.Kind(k)
-			}
-		}
+		pf.RequestSeconds[k], pf.UseSeconds[k], pf.HeldSeconds[k] = request[k].seconds(k), use[k].seconds(k), held[k].seconds(k)
 	}
-	f.Machines = append(f.Machines, fact)
-	return nil
+	return pf
 }
 
 const (
@@ -714,21 +747,6 @@ func weightsOf(p machine.Price) [resource.Kinds]int64 {
 		return [resource.Kinds]int64{1, 0, 0}
 	}
 	return p.Weights
-}
-
-// divideRest divides free capacity as the label divides what was free then.
-func divideRest(rest int64, l place.Label, labelled, serverless bool, k int) (waiting, constraint int64) {
-	if serverless {
-		return rest, 0
-	}
-	sum := l.Waiting[k] + l.Constraint[k] + l.Shape[k]
-	if !labelled || sum == 0 || rest == 0 {
-		return 0, 0
-	}
-	if sum == rest {
-		return l.Waiting[k], l.Constraint[k]
-	}
-	return int64(money.Amount(rest).Scale(l.Waiting[k], sum)), int64(money.Amount(rest).Scale(l.Constraint[k], sum))
 }
 
 // overScale is a·num/den where num may be any multiple of den, held below what

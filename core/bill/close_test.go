@@ -269,6 +269,48 @@ func TestTwoPodsThatHoldMoreThanTheMachineAreScaledDown(t *testing.T) {
 	}
 }
 
+func TestAShareFollowsTheConservingRule(t *testing.T) {
+	// c = m·min(1, Cap/Σm), to the nano-unit, where nothing changes for an hour.
+	book := testBook(t, nil)
+	dice := rand.New(rand.NewSource(1))
+	over := 0
+	for range 500 {
+		var pods []Pod
+		sum := int64(0)
+		var held []int64
+		for range 1 + dice.Intn(12) {
+			request, use := dice.Int63n(1500), dice.Int63n(1500)
+			held = append(held, max(request, use))
+			sum += max(request, use)
+			pods = append(pods, Pod{Requests: []Step{{Request: resource.Vector{request, 0, 0}}},
+				Usage: []Sample{{From: hour0, To: hour0.Add(time.Hour), Use: resource.Vector{use, 0, 0}}}})
+		}
+		h := oneMachine(pods...)
+		f, err := Close(h, book, Options{Repack: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		conserves(t, h, book, f)
+		if sum > 8000 {
+			over++
+		}
+		cost := int64(f.Machines[0].Bill[resource.CPU])
+		for i := range f.Pods {
+			var n int
+			if _, err := fmt.Sscanf(f.Pods[i].UID, "u%d", &n); err != nil {
+				t.Fatal(err)
+			}
+			want := float64(held[n]) / 8000 * min(1, 8000/float64(sum)) * float64(cost)
+			if got := float64(f.Pods[i].Used[0] + f.Pods[i].Slack[0]); got < want-2 || got > want+2 {
+				t.Fatalf("pod holding %d of Σ %d pays %.0f, want %.1f", held[n], sum, got, want)
+			}
+		}
+	}
+	if over < 50 {
+		t.Errorf("only %d machines were overcommitted", over)
+	}
+}
+
 func TestSharesEqualOpenCostWhereItConserves(t *testing.T) {
 	checked := 0
 	for seed := range 2000 {

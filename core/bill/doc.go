@@ -19,11 +19,27 @@
 // "Allocated" in every report is Σ used; what a module is charged for directly
 // is used + slack; what it costs fully loaded adds its share of the other boxes.
 //
+// Every share of a slice is split by integers (money.Split), so that all of it
+// holds to the last unit however the amounts change within the hour.
+//
+// # Adding up
+//
+// [Rollup] turns facts into a [Window] of integers by module, namespace, pool
+// and type; [Merge] adds windows up. [Summarise] reports facts and
+// [SummariseWindow] roll-ups; a grouping by label needs the facts.
+//
 // # Explaining a change
 //
 // The fully loaded cost of a module and resource is Q·k·r·f·π: load, need,
 // slack, match, price. [Explain] splits the change between two windows over the
 // factors by Shapley's value: order-free, residual 0.
+//
+// # Observing
+//
+// A [Journal] turns events, such as a watch gives, into the exact lifetimes and
+// request steps of an hour. [FromCounter], [FromGauge], [AddReadings] and
+// [MergeSamples] turn readings of metrics into what pods used, gaps staying gaps,
+// and [AttachUsage] joins the two.
 //
 // Not here: where observations come from (kube/, sim/), where facts are kept
 // (store/), currencies (core/machine).
