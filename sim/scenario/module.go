@@ -236,6 +236,9 @@ func (r *reading) finish(d *draft, n *yaml.Node, field string) bool {
 		if w == nil {
 			w = n
 		}
+		if name == "series" || name == "trough" {
+			name = "load." + name
+		}
 		r.fail(w, at(field, name), format, args...)
 	}
 	m.Kind = Kind(d.kind)

@@ -157,7 +157,7 @@ func (r *reading) document(n *yaml.Node) {
 		"name":         into(r.decoder, &r.s.Name, parseLabel),
 		"description":  into(r.decoder, &r.s.Description, parseText),
 		"start":        into(r.decoder, &start, parseText),
-		"zone":         into(r.decoder, &r.s.Location, time.LoadLocation),
+		"zone":         into(r.decoder, &r.s.Location, parseZone),
 		"length":       into(r.decoder, &r.s.Length, positive),
 		"seed":         into(r.decoder, &seed, whole(0, 1<<53)),
 		"currency":     into(r.decoder, &r.s.Currency, parseText),
@@ -178,6 +178,7 @@ func (r *reading) document(n *yaml.Node) {
 	}
 	if c := seen["currency"]; c != nil && !currency(r.s.Currency) {
 		r.fail(c, "currency", "%q is not a currency; write three capital letters such as USD", r.s.Currency)
+		r.s.Currency = "USD" // so that the prices do not complain as well
 	}
 	if v := seen["start"]; v != nil {
 		var err error
@@ -227,6 +228,14 @@ func (r *reading) document(n *yaml.Node) {
 	for _, name := range slices.Sorted(maps.Keys(r.types)) {
 		r.s.MachineTypes = append(r.s.MachineTypes, r.types[name])
 	}
+}
+
+func parseZone(s string) (*time.Location, error) {
+	l, err := time.LoadLocation(s)
+	if err != nil || s == "" || s == "Local" {
+		return nil, fmt.Errorf("there is no time zone %q; write one such as Asia/Shanghai or UTC", s)
+	}
+	return l, nil
 }
 
 func currency(s string) bool {
@@ -621,7 +630,7 @@ func (r *reading) recorded(seen map[string]*yaml.Node, field, name, file, from, 
 	}
 	o.Location = r.s.Location
 	if zone != "" {
-		l, err := time.LoadLocation(zone)
+		l, err := parseZone(zone)
 		if err != nil {
 			r.fail(seen["zone"], at(field, "zone"), "%s", err)
 			return
