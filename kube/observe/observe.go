@@ -160,6 +160,9 @@ func (s *Snapshot) lifetimes(opts Options, nodes []corev1.Node, pods []corev1.Po
 		j.Apply(bill.Event{At: n.CreationTimestamp.Time, Kind: bill.MachineSeen, Machine: &m})
 	}
 
+	if n := simulated(nodes); n > 0 {
+		s.note("%s of this cluster simulated, and their day may pass faster than the wall clock; this bill is by the wall clock: that of the simulated day is in the store of neap up (--store).", count(n, "machine is", "machines are"))
+	}
 	homeless := 0
 	for i := range pods {
 		p := &pods[i]
@@ -202,6 +205,17 @@ func (s *Snapshot) lifetimes(opts Options, nodes []corev1.Node, pods []corev1.Po
 		s.note("%s younger than the window; what ran in its place before cannot be seen.", count(young, "node is", "nodes are"))
 	}
 	return &j, virtual
+}
+
+// simulated counts the nodes that exist only in a simulation.
+func simulated(nodes []corev1.Node) int {
+	n := 0
+	for i := range nodes {
+		if nodes[i].Labels[v1alpha1.LabelSimulated] == "true" {
+			n++
+		}
+	}
+	return n
 }
 
 // prices makes the price book: what the caller says, else what the cluster's

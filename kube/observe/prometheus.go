@@ -2,12 +2,92 @@ package observe
 
 import (
 	"context"
-	"errors"
+	"fmt"
+	"sync"
+	"time"
 
+	"github.com/neap-dev/neap/core/bill"
 	"github.com/neap-dev/neap/kube/convert"
+	"github.com/neap-dev/neap/kube/moduleload"
+	"github.com/neap-dev/neap/metrics"
 )
 
-// measured asks the metrics source for what the pods used and the modules did.
+// modulesAtOnce bounds how many modules' queries run at the same time.
+const modulesAtOnce = 4
+
+// measured asks the metrics source for what the pods used and the modules did,
+// hour by hour so that no answer is large. A source that cannot be asked is an
+// error, for the caller named it; a gap in what it knows is estimated and noted.
 func (s *Snapshot) measured(ctx context.Context, opts Options, modules []convert.Module) error {
-	return errors.New("not built yet")
+	var partial error
+	silent := 0
+	for i := range s.Hours {
+		h := &s.Hours[i]
+		used, err := metrics.Usage(ctx, opts.Metrics, h.From, h.To, metrics.UsageOptions{Step: time.Minute})
+		if err != nil && !metrics.Partial(err) {
+			return err
+		}
+		if err != nil {
+			partial = err
+		}
+		byUID := make(map[string][]bill.Sample, len(h.Pods))
+		for n := range h.Pods {
+			p := &h.Pods[n]
+			if samples := used[p.Namespace+"/"+p.Name]; len(samples) > 0 {
+				byUID[p.UID] = samples
+			}
+		}
+		bill.AttachUsage(h, byUID)
+		if len(byUID) == 0 && len(h.Pods) > 0 {
+			silent++
+		}
+		if err := s.loads(ctx, opts.Metrics, h, modules); err != nil {
+			return err
+		}
+	}
+	if partial != nil {
+		s.note("Part of the use may be estimated: %s.", oneLine(partial))
+	}
+	switch {
+	case silent > 0 && silent == len(s.Hours):
+		s.note("All use is estimated as what was requested, for the metrics know none of these pods; see whether that Prometheus scrapes this cluster's kubelets (%s).", metrics.CPUSeconds)
+	case silent > 0:
+		s.note("In %s of %d the metrics know none of the pods; use there is estimated as what was requested.", count(silent, "hour", "hours"), len(s.Hours))
+	}
+	return nil
+}
+
+// loads asks for the load and quality of every module that declares how.
+func (s *Snapshot) loads(ctx context.Context, source metrics.Source, h *bill.Hour, modules []convert.Module) error {
+	found := make([]*bill.Load, len(modules))
+	failed := make([]error, len(modules))
+	gate := make(chan struct{}, modulesAtOnce)
+	var wait sync.WaitGroup
+	for i, m := range modules {
+		if m.LoadQuery == "" && !m.Guarded() {
+			continue
+		}
+		gate <- struct{}{}
+		wait.Go(func() {
+			defer func() { <-gate }()
+			l, err := moduleload.Ask(ctx, source, m, h.From, h.To)
+			found[i], failed[i] = &l, err
+		})
+	}
+	wait.Wait()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	for i, l := range found {
+		if l != nil {
+			h.Loads = append(h.Loads, *l)
+		}
+		if err := failed[i]; err != nil {
+			n := fmt.Sprintf("Some load or quality is unknown: module %s/%s: %s.", modules[i].Key.Namespace, modules[i].Name, oneLine(err))
+			if len(s.Notes) < 20 && (len(s.Notes) == 0 || s.Notes[len(s.Notes)-1] != n) {
+				s.Notes = append(s.Notes, n)
+			}
+		}
+	}
+	return nil
 }

@@ -3,7 +3,6 @@ package observe
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -213,12 +212,12 @@ func (r *reader) owners(ctx context.Context) (*convert.Owners, []*ForbiddenError
 // declared lists what users declared to Neap; all of it is empty in a cluster
 // that does not know Neap's kinds.
 func (r *reader) declared(ctx context.Context) (types []v1alpha1.MachineType, pools []v1alpha1.ResourcePool, modules []v1alpha1.Module, err error) {
-	var status int
-	res := r.neap.Get().AbsPath("/apis/" + v1alpha1.GroupVersion.String()).Do(ctx).StatusCode(&status)
-	if status == http.StatusNotFound {
+	// Asked first, for a list of a kind that is not there may be forbidden.
+	err = r.neap.Get().AbsPath("/apis/" + v1alpha1.GroupVersion.String()).Do(ctx).Error()
+	if apierrors.IsNotFound(err) {
 		return nil, nil, nil, nil
 	}
-	if err := res.Error(); err != nil {
+	if err != nil {
 		return nil, nil, nil, explain(err, r.server, "get", v1alpha1.GroupVersion.Group, "API group "+v1alpha1.GroupVersion.String())
 	}
 	if types, err = list(ctx, r, r.neap, "machinetypes", func(l *v1alpha1.MachineTypeList) ([]v1alpha1.MachineType, string) { return l.Items, l.Continue }); err != nil {
