@@ -131,7 +131,7 @@ var setLogger sync.Once
 // Run works until ctx ends, which is no error, or something makes work
 // impossible. It may be called once.
 func (c *Controller) Run(ctx context.Context) error {
-	setLogger.Do(func() { ctrllog.SetLogger(logr.FromSlogHandler(c.o.Log.Handler())) })
+	setLogger.Do(func() { ctrllog.SetLogger(c.quiet()) })
 	cfg := rest.CopyConfig(c.o.RESTConfig)
 	if cfg.QPS == 0 {
 		cfg.QPS, cfg.Burst = 100, 200 // a closed hour is written into every status at once
@@ -192,6 +192,20 @@ func (f leaderRunnable) Start(ctx context.Context) error { return f(ctx) }
 
 var _ manager.Runnable = leaderRunnable(nil)
 
+// quiet is the log without the framework's notes on its own coming and going.
+func (c *Controller) quiet() logr.Logger {
+	return logr.FromSlogHandler(warnings{c.o.Log.Handler()})
+}
+
+// warnings lets through what is a warning or worse.
+type warnings struct{ slog.Handler }
+
+func (w warnings) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelWarn && w.Handler.Enabled(ctx, l)
+}
+func (w warnings) WithAttrs(a []slog.Attr) slog.Handler { return warnings{w.Handler.WithAttrs(a)} }
+func (w warnings) WithGroup(g string) slog.Handler      { return warnings{w.Handler.WithGroup(g)} }
+
 func owners(kind string) *metav1.PartialObjectMetadata {
 	m := &metav1.PartialObjectMetadata{}
 	group := "apps"
@@ -228,7 +242,7 @@ func (c *Controller) manager(cfg *rest.Config) (ctrl.Manager, error) {
 	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
 		Scheme:                        scheme,
 		Cache:                         cache.Options{ByObject: byObject, DefaultTransform: cache.TransformStripManagedFields(), DefaultWatchErrorHandler: c.watchError()},
-		Logger:                        logr.FromSlogHandler(c.o.Log.Handler()),
+		Logger:                        c.quiet(),
 		LeaderElection:                c.o.LeaderElection,
 		LeaderElectionID:              "neap-controller.neap.dev",
 		LeaderElectionNamespace:       c.o.Namespace,

@@ -95,6 +95,8 @@ const (
 	// keep is how long what was observed is remembered after its hour was closed,
 	// so that a file that turns out to be torn can be made again.
 	keep = 6 * time.Hour
+	// skew is how far ahead of ours the API server's clock may be.
+	skew = 5 * time.Minute
 	// mostPending bounds events that wait for a store that does not take them.
 	mostPending = 1_000_000
 )

@@ -218,8 +218,10 @@ func (o *Observer) tellNode(n *nodeState, now time.Time) {
 	o.emit(bill.Event{At: at, Kind: bill.MachineSeen, Machine: &m})
 }
 
+// notAfter takes a time that the API server wrote for what it is, unless it is
+// nonsense: the server's clock may be a little ahead of ours, not a day.
 func notAfter(t, now time.Time) time.Time {
-	if t.IsZero() || t.After(now) {
+	if t.IsZero() || t.After(now.Add(skew)) {
 		return now
 	}
 	return t.UTC()
