@@ -62,7 +62,7 @@ type machineLife struct {
 	Machine           // From is right; To is right if gone
 	gone    bool      // To is set
 	last    time.Time // newest event
-	seen    []seen    // what was reported when, to know a repetition
+	seen    []seen    // what changed when, to know a repetition; oldest first
 }
 
 type seen struct {
@@ -142,10 +142,16 @@ func (j *Journal) notBefore(at, last time.Time) time.Time {
 func (j *Journal) machineSeen(at time.Time, m Machine) {
 	m.From, m.To = time.Time{}, time.Time{}
 	lives := j.machines[m.Name]
-	for _, l := range lives { // a repetition?
-		for _, s := range l.seen {
-			if s.at.Equal(at) && s.m == m {
-				return
+	for _, l := range lives { // a repetition, or nothing new?
+		if at.Before(l.From) || l.gone && !at.Before(l.To) {
+			continue
+		}
+		for i := len(l.seen) - 1; i >= 0; i-- {
+			if !l.seen[i].at.After(at) {
+				if l.seen[i].m == m {
+					return
+				}
+				break
 			}
 		}
 	}
@@ -154,7 +160,7 @@ func (j *Journal) machineSeen(at time.Time, m Machine) {
 		if !l.gone {
 			when := j.notBefore(at, l.last)
 			l.last = when
-			l.seen = append(l.seen, seen{at, m})
+			l.seen = append(l.seen, seen{when, m})
 			if len(l.seen) > 64 { // only guards against repetition; a bound is enough
 				l.seen = slices.Delete(l.seen, 1, 33)
 			}
