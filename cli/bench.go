@@ -10,6 +10,7 @@ import (
 // a file bench_NAME.go and a line here.
 var benches = []func() *cobra.Command{
 	newBenchLocalCommand,
+	newBenchBillCommand,
 }
 
 func newBenchCommand() *cobra.Command {
