@@ -215,7 +215,7 @@ func (r *run) closeHour(to time.Time) {
 	}
 	facts, err := bill.Close(h, r.book, bill.Options{})
 	if err != nil {
-		r.err = fmt.Errorf("close the hour from %s: %w", from.Format(time.RFC3339), err)
+		r.fail(fmt.Errorf("close the hour from %s: %w", from.Format(time.RFC3339), err))
 		return
 	}
 	r.result.Facts = append(r.result.Facts, facts)
@@ -224,7 +224,7 @@ func (r *run) closeHour(to time.Time) {
 	r.hour = hourSums{from: to}
 	if r.o.Sink != nil {
 		if err := r.o.Sink.WriteHour(r.ctx, facts); err != nil {
-			r.err = err
+			r.fail(err)
 		}
 	}
 }

@@ -161,7 +161,17 @@ type run struct {
 	samples map[string][]bill.Sample
 
 	result Result
-	err    error
+	err    error  // the first; it ends the run
+	stop   func() // ends the run early
+}
+
+func (r *run) fail(err error) {
+	if r.err == nil {
+		r.err = err
+		if r.stop != nil {
+			r.stop()
+		}
+	}
 }
 
 // Run replays a scenario.
@@ -220,8 +230,14 @@ func Run(ctx context.Context, s *scenario.Scenario, o Options) (*Result, error) 
 	r.e.At(r.calendar.After(s.Start), r.change)
 	r.fire(s.Start.Add(-time.Nanosecond), s.Start)
 	// 3. Run.
-	if err := r.e.Run(ctx, r.end); err != nil {
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	r.stop = stop
+	if err := r.e.Run(running, r.end); err != nil && r.err == nil {
 		return nil, fmt.Errorf("replay %s: stopped at %s: %w", s.Name, r.e.Now().Format(time.RFC3339), err)
+	}
+	if r.err != nil {
+		return nil, fmt.Errorf("replay %s: %w", s.Name, r.err)
 	}
 	if r.stepped.Before(r.end) {
 		r.advance(r.end)
@@ -248,8 +264,8 @@ func (r *run) change() {
 	}
 	for _, t := range r.s.MachineTypes {
 		if a, b := was.Types[t.Name], r.state.Types[t.Name]; a != b {
-			if err := r.book.Set(now, b); err != nil && r.err == nil {
-				r.err = fmt.Errorf("price of %s: %w", t.Name, err)
+			if err := r.book.Set(now, b); err != nil {
+				r.fail(fmt.Errorf("price of %s: %w", t.Name, err))
 			}
 			r.decide("price", "price", t.Name, r.because(t.Name, "the scenario changes the price"), nil)
 		}

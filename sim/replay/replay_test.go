@@ -1,12 +1,18 @@
 package replay
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
-	"github.com/neap-dev/neap/core/money"
+	"github.com/neap-dev/neap/core/bill"
 	"github.com/neap-dev/neap/internal/shareddata"
 	"github.com/neap-dev/neap/sim/scenario"
 )
@@ -20,26 +26,77 @@ func load(t testing.TB, name string, o scenario.Options) *scenario.Scenario {
 	return s
 }
 
-func TestASchoolDay(t *testing.T) {
+func TestASchoolDayHasTheShapeOfTheRealOne(t *testing.T) {
 	s := load(t, "school-day", scenario.Options{})
-	start := time.Now()
+	begun := time.Now()
 	r, err := Run(t.Context(), s, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%v for a day; %+v", time.Since(start), r.Counts)
+	t.Logf("a day in %v; %+v", time.Since(begun).Round(time.Millisecond), r.Counts)
 	check(t, r)
-	for _, h := range r.Hours {
-		t.Logf("%s %5.1f%% used %7d requested %7d bought %7d  %s", h.From.Format("15:04"), 100*h.Total.Utilisation, h.Total.UsedMilli, h.Total.RequestedMilli, h.Total.BoughtMilli, money.Amount(h.BillNano))
-		for _, p := range h.Pools {
-			t.Logf("      %-8s %5.1f%% %7d %7d %7d gpu %d/%d", p.Name, 100*p.Utilisation, p.UsedMilli, p.RequestedMilli, p.BoughtMilli, p.GPUUsedMilli, p.GPUBoughtMilli)
+	shape(t, s, r)
+	if n := len(r.Hours); n != 24 {
+		t.Errorf("%d hours were closed", n)
+	}
+	if c := r.Counts; c.PodsMost < 800 || c.PodsMost > 1500 || c.PodsCreated > 4000 || c.PendingLeft != 0 {
+		t.Errorf("the live cluster could not play %+v", c)
+	}
+	for _, want := range []string{"resize", "deploy", "price", "buy", "scale"} {
+		if !slices.ContainsFunc(r.Decisions, func(d bill.Decision) bool { return d.Action == want }) {
+			t.Errorf("no decision to %s is in the ledger", want)
 		}
 	}
-	for _, m := range r.Modules {
-		t.Logf("%-40s %-9s req %11d fail %8d p99 %7.1f ms peak %8.1f low %7.2f met %d broken %d pods %d", m.Module, m.Kind, m.Requests, m.Failed, m.P99MS, m.PeakLoad, m.LowLoad, m.HoursMet, m.HoursBad, m.PodsMost)
+}
+
+// shape is what the reference system's day looks like: about 60 modules of four
+// kinds on three pools, a peak of four hours at about 60 % of what is bought, a
+// trough of about 10 %, peaks of 10 to 100 times the trough.
+func shape(t *testing.T, s *scenario.Scenario, r *Result) {
+	t.Helper()
+	if n := len(s.Modules); n < 55 || n > 65 {
+		t.Errorf("there are %d modules", n)
 	}
-	t.Log(r.Notes, r.Bill.Notes)
-	t.Log(r.Bill.BillNano, r.Bill.AllocatedNano, r.Bill.IdleNano, r.Bill.UnexplainedNano)
+	kinds, pools := map[string]int{}, map[scenario.PoolKind]bool{}
+	for _, m := range r.Modules {
+		kinds[m.Kind]++
+	}
+	for _, p := range s.Pools {
+		pools[p.Kind] = true
+	}
+	if len(kinds) != 4 || len(pools) != 3 {
+		t.Errorf("the kinds are %v on pools %v", kinds, pools)
+	}
+	var evening, trough float64
+	trough = 1
+	for _, h := range r.Hours {
+		if hour := h.From.Hour(); hour >= 18 && hour < 22 {
+			evening += h.Total.Utilisation / 4
+			if h.Total.Utilisation < 0.45 {
+				t.Errorf("at %d o'clock only %.1f %% is used", hour, 100*h.Total.Utilisation)
+			}
+		}
+		trough = min(trough, h.Total.Utilisation)
+	}
+	t.Logf("evening %.1f %%, trough %.1f %%, bill %s %s", 100*evening, 100*trough, r.Bill.BillNano, r.Bill.Currency)
+	if evening < 0.54 || evening > 0.66 {
+		t.Errorf("%.1f %% is used in the evening, want about 60", 100*evening)
+	}
+	if trough < 0.07 || trough > 0.13 {
+		t.Errorf("%.1f %% is used in the trough, want about 10", 100*trough)
+	}
+	steep := 0
+	for _, m := range r.Modules {
+		if m.LowLoad > 0 && m.PeakLoad/m.LowLoad >= 10 {
+			steep++
+		}
+		if m.Requests > 0 && float64(m.Failed) > 0.01*float64(m.Requests) {
+			t.Errorf("%s fails %d of %d requests", m.Module, m.Failed, m.Requests)
+		}
+	}
+	if steep < 40 {
+		t.Errorf("only %d modules have a peak of ten times their trough", steep)
+	}
 }
 
 // check holds what must hold of every bill.
@@ -95,11 +152,99 @@ func TestASchoolDayOfRecordedLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	check(t, r)
-	for _, h := range r.Hours {
-		t.Logf("%s %5.1f%% used %7d requested %7d bought %7d  %s", h.From.Format("15:04"), 100*h.Total.Utilisation, h.Total.UsedMilli, h.Total.RequestedMilli, h.Total.BoughtMilli, money.Amount(h.BillNano))
+	shape(t, s, r)
+	if r.Counts.GapMinutes > 0 {
+		t.Errorf("the recorded day has gaps of %d module-minutes", r.Counts.GapMinutes)
 	}
-	for _, m := range r.Modules {
-		t.Logf("%-40s %-9s req %11d fail %8d p99 %7.1f ms peak %8.1f low %7.2f met %d broken %d pods %d", m.Module, m.Kind, m.Requests, m.Failed, m.P99MS, m.PeakLoad, m.LowLoad, m.HoursMet, m.HoursBad, m.PodsMost)
+}
+
+func TestAGapInARecordingIsSaidAndNotCountedAsNoLoad(t *testing.T) {
+	dir := t.TempDir()
+	text := "ts,value\n"
+	for m := range 180 {
+		if m < 60 || m >= 90 { // half an hour is missing
+			text += fmt.Sprintf("%d,%d\n", m*60, 10+m%7)
+		}
 	}
-	t.Log(r.Counts, r.Notes, r.Bill.BillNano)
+	if err := os.WriteFile(filepath.Join(dir, "day.csv"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := scenario.Parse([]byte(`
+name: gap
+start: 2026-03-02
+length: 3h
+pools: [{name: all, kind: Machines, machineType: m5.2xlarge, count: 1}]
+series: [{name: day, file: day.csv}]
+modules: [{name: api, namespace: shop, kind: online, replicas: 2, requests: {cpu: 1, memory: 1Gi}, cpuPerRequest: 5ms, load: {series: day, peak: 100, trough: 10}, targets: {success: 99%}}]
+`), "gap.yaml", scenario.Options{SeriesDir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Run(t.Context(), s, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(t, r)
+	if n := r.Counts.GapMinutes; n < 28 || n > 31 || len(r.Notes) != 1 || !strings.Contains(r.Notes[0], "gaps") {
+		t.Errorf("%d minutes are said to be missing; notes %q", n, r.Notes)
+	}
+	if r.Facts[1].Loads[0].Known || !r.Facts[2].Loads[0].Known {
+		t.Errorf("the loads of the hours are %+v and %+v", r.Facts[1].Loads[0], r.Facts[2].Loads[0])
+	}
+}
+
+func TestAStoppedReplaySaysSo(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err := Run(ctx, load(t, "small", scenario.Options{}), Options{Progress: func(time.Time) { cancel() }})
+	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "stopped at 2026-09-16T") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A sink that fails is a full disk: the replay stops with its error.
+type fullDisk struct{ hours int }
+
+func (d *fullDisk) WriteHour(context.Context, bill.Facts) error {
+	if d.hours++; d.hours > 2 {
+		return errors.New("no space left")
+	}
+	return nil
+}
+
+func TestAFullDiskStopsTheReplay(t *testing.T) {
+	d := &fullDisk{}
+	_, err := Run(t.Context(), load(t, "small", scenario.Options{}), Options{Sink: d})
+	if err == nil || !strings.Contains(err.Error(), "replay small: no space left") {
+		t.Errorf("got %v", err)
+	}
+	if d.hours != 3 {
+		t.Errorf("%d hours were written after the disk was full", d.hours-3)
+	}
+}
+
+func TestTheBillOfADayIsThatOfItsParts(t *testing.T) {
+	s := load(t, "small", scenario.Options{})
+	whole, err := Run(t.Context(), s, Options{Until: 5 * time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	part, err := Run(t.Context(), s, Options{Until: 2*time.Hour + 30*time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(part.Hours) != 3 || part.Hours[0].BillNano != whole.Hours[0].BillNano || part.Hours[1].BillNano != whole.Hours[1].BillNano {
+		t.Errorf("the hours of a part are %v, of the whole %v", part.Hours, whole.Hours[:3])
+	}
+	if p, w := part.Hours[2].BillNano, whole.Hours[2].BillNano; p <= 0 || p >= w {
+		t.Errorf("half an hour costs %d, the whole one %d", p, w)
+	}
+}
+
+func BenchmarkSchoolDay(b *testing.B) {
+	s := load(b, "school-day", scenario.Options{})
+	for b.Loop() {
+		if _, err := Run(b.Context(), s, Options{}); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

@@ -2,6 +2,8 @@ package world
 
 import (
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -164,4 +166,106 @@ func BenchmarkStep(b *testing.B) {
 		w.Step(at, at.Add(time.Minute), constant(5000))
 		at = at.Add(time.Minute)
 	}
+}
+
+// FuzzWorld plays a fleet at random and holds the laws: no machine uses more
+// than it has, no pod more than its limit, counters never fall, and what is
+// answered and what fails is what was asked.
+func FuzzWorld(f *testing.F) {
+	f.Add(uint64(1), 20)
+	f.Add(uint64(99), 200)
+	f.Fuzz(func(t *testing.T, seed uint64, steps int) {
+		if steps < 0 || steps > 300 {
+			return
+		}
+		r := rand.New(rand.NewPCG(seed, 1))
+		mods := []scenario.Module{online("a"), online("b"), {Name: "job", Namespace: "school", Kind: scenario.Batch, Requests: resource.Vector{resource.CPU: 500, resource.Memory: resource.GiB},
+			Work: &scenario.Work{Pods: 1, Use: resource.Vector{resource.CPU: 800, resource.Memory: resource.GiB}}}}
+		w := New(mods)
+		at, next := start, 0
+		var machines, pods []string
+		asked := map[workload.Key]float64{}
+		total := map[workload.Key]int64{}
+		cpu := map[string]float64{}
+		for range steps {
+			span := time.Duration(1+r.IntN(60_000)) * time.Millisecond
+			within := func() time.Time { return at.Add(time.Duration(r.Int64N(int64(span)))) }
+			for range r.IntN(6) {
+				switch r.IntN(7) {
+				case 0:
+					name := fmt.Sprintf("m%d", next)
+					next++
+					w.AddMachine(Machine{Name: name, Pool: "p", RatingMillis: int64(500 + r.IntN(2000)), Serverless: r.IntN(5) == 0, Capacity: resource.Vector{resource.CPU: int64(r.IntN(8000)), resource.Memory: 8 * resource.GiB}})
+					machines = append(machines, name)
+				case 1, 2, 3:
+					if len(machines) > 0 {
+						m := mods[r.IntN(len(mods))]
+						id := fmt.Sprintf("p%d", next)
+						next++
+						limits := resource.Vector{}
+						if r.IntN(2) == 0 {
+							limits[resource.CPU] = int64(1 + r.IntN(3000))
+						}
+						if w.AddPod(Pod{ID: id, Module: m.Key(), Machine: machines[r.IntN(len(machines))], Requests: m.Requests, Limits: limits}, within()) {
+							pods = append(pods, id)
+							w.SetReady(id, within())
+						}
+					}
+				case 4:
+					if len(pods) > 0 {
+						w.RemovePod(pods[r.IntN(len(pods))], within())
+					}
+				case 5:
+					if len(machines) > 0 && r.IntN(4) == 0 {
+						w.RemoveMachine(machines[r.IntN(len(machines))])
+					}
+				case 6:
+					if len(pods) > 0 {
+						w.SetUnready(pods[r.IntN(len(pods))])
+					}
+				}
+			}
+			rps := float64(r.IntN(2000))
+			frame := w.Step(at, at.Add(span), constant(rps))
+			perMachine := map[string]float64{}
+			for _, p := range frame.Pods {
+				perMachine[p.Pod.Machine] += p.CPUSeconds
+				if l := p.Pod.Limits[resource.CPU]; l > 0 && p.Use[resource.CPU] > l {
+					t.Fatalf("pod %s uses %d m of its limit of %d m", p.Pod.ID, p.Use[resource.CPU], l)
+				}
+				if p.CPUSecondsTotal < cpu[p.Pod.ID] || math.IsNaN(p.CPUSecondsTotal) {
+					t.Fatalf("the counter of %s falls from %v to %v", p.Pod.ID, cpu[p.Pod.ID], p.CPUSecondsTotal)
+				}
+				cpu[p.Pod.ID] = p.CPUSecondsTotal
+			}
+			for _, m := range frame.Machines {
+				if have := float64(m.Machine.Capacity[resource.CPU]) / 1000 * span.Seconds(); !m.Machine.Serverless && perMachine[m.Machine.Name] > have+1e-6 {
+					t.Fatalf("machine %s used %v core-seconds of %v", m.Machine.Name, perMachine[m.Machine.Name], have)
+				}
+			}
+			for _, m := range frame.Modules {
+				if m.Module.Kind == "Deployment" {
+					asked[m.Module] += rps * span.Seconds()
+				}
+				total[m.Module] += m.Requests
+				if m.Failed < 0 || m.FailedTotal > m.RequestsTotal || total[m.Module] != m.RequestsTotal {
+					t.Fatalf("%s: %+v after %d", m.Module, m, total[m.Module])
+				}
+				if d := asked[m.Module] - float64(m.RequestsTotal); d < -1e-3 || d > 1+1e-3 {
+					t.Fatalf("%s was asked %v and counts %d", m.Module, asked[m.Module], m.RequestsTotal)
+				}
+				below := int64(0)
+				for _, n := range m.BucketTotals {
+					if n < below || n > m.RequestsTotal {
+						t.Fatalf("%s has the buckets %v of %d requests", m.Module, m.BucketTotals, m.RequestsTotal)
+					}
+					below = n
+				}
+				if m.Success < 0 || m.Success > 1 {
+					t.Fatalf("%s succeeds %v", m.Module, m.Success)
+				}
+			}
+			at = at.Add(span)
+		}
+	})
 }
