@@ -1,63 +1,84 @@
 #!/bin/sh
-# Build the two binaries that link Kubernetes: bin/neap-cluster and
-# bin/neap-scheduler. A build from nothing compiles about two thousand packages
-# and takes some ten minutes on two cores, so this says what it is doing, and
-# does nothing when the sources have not changed since the last build.
+# Build neap's programs into bin/.
 #
-#   hack/build.sh [-f]      -f: build even if nothing has changed
+# Two of them, neap-cluster and neap-scheduler, link Kubernetes: from nothing
+# that compiles about two thousand packages and takes some ten minutes on two
+# cores. They are built only when something below them has changed; the others
+# are left to go, which is quick to see that nothing has.
+#
+# This says what is being built and for how long: one line that moves on a
+# terminal, a plain line every half minute elsewhere.
+#
+#   hack/build.sh [-f]      -f: link everything again
 set -eu
 cd "$(dirname "$0")/.."
-export CGO_ENABLED=0
+export CGO_ENABLED=0 GOFLAGS="${GOFLAGS--buildvcs=false}"
 
-binaries="neap-cluster neap-scheduler"
-# What decides the binaries: the pins, this script, the compiler, our sources
-# below them.
-stamp=bin/.kubernetes-binaries
-sources="go.mod go.sum hack/build.sh cmd/neap-cluster cmd/neap-scheduler kube/scheduler local/allinone local/clusterdir local/process"
-now=$(go version; find $sources -type f ! -name '*_test.go' ! -name '*.md' -exec cksum {} + | sort)
+progress='' build=''
+cleanup() { rm -f "$progress"; }
+trap cleanup EXIT
+trap '[ -z "$build" ] || kill "$build" 2>/dev/null || true; exit 130' INT TERM
+progress=$(mktemp)
 
-fresh=yes
-for b in $binaries; do [ -x "bin/$b" ] || fresh=no; done
-[ "${1:-}" != -f ] && [ "$fresh" = yes ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$now" ] && exit 0
+# compile WHAT FLAGS PACKAGE…: go build into bin/, with progress.
+compile() {
+	what=$1 flags=$2
+	shift 2
+	began=$(date +%s)
+	: >"$progress"
+	go build -v -ldflags "$flags" -o bin/ "$@" 2>"$progress" &
+	build=$!
+	ticks=0 shown=no
+	while kill -0 "$build" 2>/dev/null; do
+		if [ -t 2 ]; then
+			printf '\r\033[K  %s  %s: %d packages compiled  %s' "$(elapsed)" "$what" \
+				"$(grep -c . "$progress" || true)" "$(tail -n 1 "$progress" | cut -c 1-40)" >&2
+			shown=yes
+		elif [ $((ticks % 150)) = 149 ]; then
+			echo "  $(elapsed) and still building $what: $(grep -c . "$progress" || true) packages compiled, last $(tail -n 1 "$progress")" >&2
+		fi
+		ticks=$((ticks + 1))
+		sleep 0.2
+	done
+	[ $shown = no ] || printf '\r\033[K' >&2
+	if ! wait "$build"; then
+		# Everything that is not the name of a package is an error.
+		grep -v -E '^[a-z0-9.]+(/[A-Za-z0-9._~-]+)*$' "$progress" >&2 || cat "$progress" >&2
+		echo "building $what failed after $(elapsed)" >&2
+		exit 1
+	fi
+	build=''
+	[ ! -s "$progress" ] || echo "built $what in $(elapsed)" >&2
+}
 
-version=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
-major=${version#v}; major=${major%%.*}
-minor=${version#v*.}; minor=${minor%%.*}
-pkg=k8s.io/component-base/version
-# Without these the API server calls itself v0.0.0-master.
-flags="-s -w -X $pkg.gitVersion=$version -X $pkg.gitMajor=$major -X $pkg.gitMinor=$minor -X $pkg.gitCommit=unknown -X $pkg.gitTreeState=clean"
+elapsed() {
+	s=$(($(date +%s) - began))
+	printf '%d:%02d' $((s / 60)) $((s % 60))
+}
 
 mkdir -p bin
-began=$(date +%s)
-progress=$(mktemp)
-trap 'rm -f "$progress"' EXIT
-trap 'exit 130' INT TERM
-tty=no
-[ -t 2 ] && tty=yes
-elapsed() { s=$(($(date +%s) - began)); printf '%d:%02d' $((s / 60)) $((s % 60)); }
+if [ -d cmd/neap-controller ]; then ours="./cmd/neap ./cmd/neap-controller"; else ours=./cmd/neap; fi
 
-echo "building $binaries with Kubernetes $version (some ten minutes on two cores the first time, seconds later)" >&2
-go build -v -ldflags "$flags" -o bin/ ./cmd/neap-cluster ./cmd/neap-scheduler 2>"$progress" &
-build=$!
-trap 'kill $build 2>/dev/null || true; exit 130' INT TERM
-ticks=0
-while kill -0 $build 2>/dev/null; do
-	compiled=$(wc -l <"$progress")
-	last=$(tail -n 1 "$progress" | cut -c 1-50)
-	if [ $tty = yes ]; then
-		printf '\r\033[K  %s  %d packages compiled  %s' "$(elapsed)" "$compiled" "$last" >&2
-	elif [ $((ticks % 30)) = 29 ]; then
-		echo "  $(elapsed) and still building: $((compiled)) packages compiled, last $last" >&2
-	fi
-	ticks=$((ticks + 1))
-	sleep 1
-done
-[ $tty = yes ] && printf '\r\033[K' >&2
-if ! wait $build; then
-	# Everything that is not the name of a package is an error.
-	grep -v -E '^[a-z0-9.]+(/[A-Za-z0-9._~-]+)*$' "$progress" >&2 || cat "$progress" >&2
-	echo "building $binaries failed after $(elapsed)" >&2
-	exit 1
+# 1. The programs with Kubernetes in them. What decides them: the compiler, the
+# pins, this script, and our sources below them.
+stamp=bin/.kubernetes
+now=$(
+	go version
+	find go.mod go.sum hack/build.sh cmd/neap-cluster cmd/neap-scheduler kube/scheduler \
+		local/allinone local/clusterdir local/process -type f ! -name '*_test.go' ! -name '*.md' -exec cksum {} + | sort
+)
+if [ "${1:-}" = -f ] || [ ! -x bin/neap-cluster ] || [ ! -x bin/neap-scheduler ] || [ ! -f $stamp ] || [ "$(cat $stamp)" != "$now" ]; then
+	version=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
+	minor=${version#v*.}
+	is=k8s.io/component-base/version
+	echo "building neap-cluster and neap-scheduler with Kubernetes $version: some ten minutes on two cores the first time, seconds after that" >&2
+	# Without -X the API server calls itself v0.0.0-master.
+	compile "neap-cluster and neap-scheduler" \
+		"-s -w -X $is.gitVersion=$version -X $is.gitMajor=1 -X $is.gitMinor=${minor%%.*} -X $is.gitCommit=unknown -X $is.gitTreeState=clean" \
+		./cmd/neap-cluster ./cmd/neap-scheduler
+	printf '%s\n' "$now" >$stamp
 fi
-printf '%s\n' "$now" >"$stamp"
-echo "built $binaries in $(elapsed)" >&2
+
+# 2. The rest.
+# shellcheck disable=SC2086 # names without spaces
+compile neap "-s -w" $ours

@@ -38,14 +38,20 @@ func Open(path string) (Dir, error) {
 			return "", fmt.Errorf("make data directory private: %w", err)
 		}
 	}
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(abs, &st); err == nil {
-		if free := st.Bavail * uint64(st.Bsize); free < MinFree {
-			return "", fmt.Errorf("the disk of %s has %d MiB free, and the cluster needs %d MiB: free some space or choose another data directory",
-				abs, free>>20, MinFree>>20)
-		}
+	if free, err := d.Free(); err == nil && free < MinFree {
+		return "", fmt.Errorf("the disk of %s has %d MiB free, and the cluster needs %d MiB: free some space or choose another data directory",
+			abs, free>>20, MinFree>>20)
 	}
 	return d, nil
+}
+
+// Free is the space left on the directory's disk, in bytes.
+func (d Dir) Free() (uint64, error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(string(d), &st); err != nil {
+		return 0, fmt.Errorf("look at the disk of %s: %w", d, err)
+	}
+	return st.Bavail * uint64(st.Bsize), nil
 }
 
 func explainDisk(err error, path string) error {

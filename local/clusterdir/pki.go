@@ -41,6 +41,7 @@ var Identities = []Identity{
 	{Name: "scheduler", User: "system:kube-scheduler"},
 	{Name: "controller", User: "neap-controller", Groups: []string{"neap:controllers"}},
 	{Name: "fleet", User: "neap-fleet", Groups: []string{"neap:fleet"}},
+	{Name: "player", User: "neap-player", Groups: []string{"neap:players"}},
 	{Name: "observer", User: "neap-observer", Groups: []string{"neap:observers"}},
 }
 

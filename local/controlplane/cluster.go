@@ -33,6 +33,8 @@ const (
 	// startPatience covers a machine many times slower than a 2-core laptop.
 	startPatience = 5 * time.Minute
 	stopPatience  = 20 * time.Second
+	// nearlyFull is less space, in bytes, than etcd's next write may need.
+	nearlyFull = 16 << 20
 )
 
 // Options say what to start.
@@ -176,6 +178,16 @@ func (o Options) binary(name string) (string, error) {
 // PID is the process id of neap-cluster.
 func (c *Cluster) PID() int { return c.main.PID() }
 
+// SchedulerPID is the process id of the scheduler; 0 if none was started.
+func (c *Cluster) SchedulerPID() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.scheduler == nil {
+		return 0
+	}
+	return c.scheduler.PID()
+}
+
 // Done is closed when the control plane has ended, asked or not.
 func (c *Cluster) Done() <-chan struct{} { return c.main.Done() }
 
@@ -195,9 +207,12 @@ func (c *Cluster) Err() error {
 		return nil
 	}
 	if reported.Error == "" {
-		// It died without a word: a panic, or a signal. The log may say why.
-		tail := strings.Join(c.main.LogTail(200), "\n")
-		reported.Cause, reported.Error = clusterdir.Explain(tail)
+		// It died without a word: a panic, or a signal. The log may say why,
+		// unless the disk that it is on is what was full.
+		reported.Cause, reported.Error = clusterdir.Explain(strings.Join(c.main.LogTail(1000), "\n"))
+		if free, err := c.Dir.Free(); reported.Error == "" && err == nil && free < nearlyFull {
+			reported.Cause, reported.Error = clusterdir.CauseDisk, clusterdir.DiskFull
+		}
 		if reported.Error == "" {
 			reported.Error = fmt.Sprintf("neap-cluster ended (%v): its log is %s; start again, nothing acknowledged is lost", exit, c.Dir.Log("cluster"))
 		}

@@ -1,12 +1,14 @@
 package controlplane_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -26,7 +28,58 @@ import (
 	"github.com/neap-dev/neap/local/controlplane/clustertest"
 )
 
-func TestMain(m *testing.M) { clustertest.Main(m) }
+// doomed makes the test binary start a control plane in the directory that the
+// variable names, say the process ids, and wait to be killed.
+const doomed = "NEAP_CONTROLPLANE_TEST_DOOMED"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(doomed); dir != "" {
+		c, err := controlplane.Start(context.Background(), controlplane.Options{Dir: dir})
+		if err == nil {
+			_, err = c.StartScheduler(context.Background())
+		}
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		fmt.Println("ready", c.PID(), c.SchedulerPID())
+		select {}
+	}
+	clustertest.Main(m)
+}
+
+func TestKilledParentLeavesNothingRunning(t *testing.T) {
+	clustertest.Need(t)
+	dir := t.TempDir()
+	parent := exec.Command(os.Args[0])
+	parent.Env = append(os.Environ(), doomed+"="+dir)
+	out, err := parent.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := parent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, _ := bufio.NewReader(out).ReadString('\n') // nothing: seen below
+	if err := parent.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = parent.Wait() // it says that it was killed
+	var cluster, scheduler int
+	if _, err := fmt.Sscanf(line, "ready %d %d", &cluster, &scheduler); err != nil {
+		t.Fatalf("the parent said %q", line)
+	}
+	for _, pid := range []int{cluster, scheduler} {
+		clustertest.Eventually(t, fmt.Sprintf("the end of process %d", pid), func() error {
+			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			if errors.Is(err, fs.ErrNotExist) || strings.Contains(string(stat), ") Z ") {
+				return nil
+			}
+			return errors.New("it runs on")
+		})
+	}
+	clustertest.Own(t, controlplane.Options{Dir: dir}) // and the directory is free
+}
 
 func TestStartIsQuickAndSmall(t *testing.T) {
 	c := clustertest.Start(t)

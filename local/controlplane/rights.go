@@ -11,8 +11,7 @@ import (
 )
 
 // fleetRules are what the simulated fleet needs: it is the kubelet of every
-// machine and the cloud that makes them, and plays the load by scaling
-// workloads and firing jobs.
+// machine and the cloud that makes them.
 var fleetRules = []*rbacapply.PolicyRuleApplyConfiguration{
 	rule([]string{""}, []string{"nodes", "namespaces"}, "get", "list", "watch", "create", "update", "patch", "delete"),
 	rule([]string{""}, []string{"nodes/status", "pods/status"}, "get", "update", "patch"),
@@ -20,6 +19,19 @@ var fleetRules = []*rbacapply.PolicyRuleApplyConfiguration{
 	rule([]string{"coordination.k8s.io"}, []string{"leases"}, "get", "list", "watch", "create", "update", "patch", "delete"),
 	rule([]string{"", "events.k8s.io"}, []string{"events"}, "create", "update", "patch"),
 }
+
+// playerRules are what playing a scenario needs: it is everyone who deploys
+// something, and what scales it.
+var playerRules = []*rbacapply.PolicyRuleApplyConfiguration{
+	rule([]string{""}, []string{"namespaces", "nodes", "pods", "services"}, everything...),
+	rule([]string{"apps"}, []string{"deployments", "deployments/scale", "replicasets", "statefulsets", "statefulsets/scale", "daemonsets"}, everything...),
+	rule([]string{"batch"}, []string{"jobs", "cronjobs"}, everything...),
+	rule([]string{"scheduling.k8s.io"}, []string{"priorityclasses"}, everything...),
+	rule([]string{"neap.dev"}, []string{"*"}, everything...),
+	rule([]string{"", "events.k8s.io"}, []string{"events"}, "create", "update", "patch"),
+}
+
+var everything = []string{"get", "list", "watch", "create", "update", "patch", "delete"}
 
 // grantOwn gives the identities of the local cluster their rights, and only
 // those: RBAC in the cluster is as it would be anywhere else.
@@ -33,26 +45,26 @@ func (c *Cluster) grantOwn(ctx context.Context) error {
 		return fmt.Errorf("grant rights: %w", err)
 	}
 	opts := metav1.ApplyOptions{FieldManager: "neap-local", Force: true}
-	rbac := client.RbacV1()
-	const fleet = "neap:fleet"
-	if _, err := rbac.ClusterRoles().Apply(ctx, rbacapply.ClusterRole(fleet).WithRules(fleetRules...), opts); err != nil {
-		return fmt.Errorf("grant rights to %s: %w", fleet, err)
-	}
-	for name, role := range map[string]string{
-		fleet:            fleet,
-		"neap:observers": "view", // and nodes, below: a bill needs the machines
+	for name, rules := range map[string][]*rbacapply.PolicyRuleApplyConfiguration{
+		"neap:fleet":    fleetRules,
+		"neap:players":  playerRules,
+		"neap:machines": {rule([]string{""}, []string{"nodes", "namespaces"}, "get", "list", "watch")},
 	} {
-		if err := bind(ctx, client, name, role, name, opts); err != nil {
+		if _, err := client.RbacV1().ClusterRoles().Apply(ctx, rbacapply.ClusterRole(name).WithRules(rules...), opts); err != nil {
+			return fmt.Errorf("grant rights to %s: %w", name, err)
+		}
+	}
+	for _, b := range []struct{ name, role, group string }{
+		{"neap:fleet", "neap:fleet", "neap:fleet"},
+		{"neap:players", "neap:players", "neap:players"},
+		{"neap:observers", "view", "neap:observers"},
+		{"neap:machines", "neap:machines", "neap:observers"}, // view leaves machines out, and a bill needs them
+	} {
+		if err := bind(ctx, client, b.name, b.role, b.group, opts); err != nil {
 			return err
 		}
 	}
-	const machines = "neap:machines"
-	if _, err := rbac.ClusterRoles().Apply(ctx, rbacapply.ClusterRole(machines).WithRules(
-		rule([]string{""}, []string{"nodes", "namespaces"}, "get", "list", "watch"),
-	), opts); err != nil {
-		return fmt.Errorf("grant rights to %s: %w", machines, err)
-	}
-	return bind(ctx, client, machines, machines, "neap:observers", opts)
+	return nil
 }
 
 func bind(ctx context.Context, client kubernetes.Interface, name, role, group string, opts metav1.ApplyOptions) error {

@@ -222,7 +222,7 @@ func (p *Process) LogTail(n int) []string {
 		return nil
 	}
 	defer f.Close()
-	const most = 64 << 10
+	const most = 256 << 10
 	from := p.logFrom
 	if st, err := f.Stat(); err == nil {
 		if st.Size() < from {
