@@ -348,6 +348,9 @@ func (f factors) addHour(facts *bill.Facts, lines []bill.Line, label string) {
 	}
 	for i := range facts.Pods {
 		p := &facts.Pods[i]
+		if p.IsHeadroom {
+			continue
+		}
 		value, ok := p.Labels[label]
 		if !ok {
 			value = bill.NoLabel

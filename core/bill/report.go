@@ -159,9 +159,9 @@ func Summarise(facts []Facts, by string, features map[workload.Key][]workload.Fe
 			l.unknownLoad = true
 			rating := ratings[p.Machine+"\x00"+p.Type]
 			for k := range resource.Kinds {
-				c := Cell{
-					Use: ncu(resource.Kind(k), p.UseSeconds[k], rating), Held: ncu(resource.Kind(k), p.HeldSeconds[k], rating),
-					Used: p.Used[k], Slack: p.Slack[k], Shared: p.Shared[k], OpenCost: p.OpenCost[k],
+				c := Cell{Used: p.Used[k], Slack: p.Slack[k], Shared: p.Shared[k], OpenCost: p.OpenCost[k]}
+				if !p.IsHeadroom {
+					c.Use, c.Held = ncu(resource.Kind(k), p.UseSeconds[k], rating), ncu(resource.Kind(k), p.HeldSeconds[k], rating)
 				}
 				if t := types[spot{p.Pool, p.Type}][k]; t.cost > 0 {
 					c.Bought += int64(money.Amount(t.bought).Scale(int64(c.Used+c.Slack), t.cost))

@@ -2,6 +2,7 @@ package bill
 
 import (
 	"math"
+	"math/rand"
 	"testing"
 	"time"
 
@@ -74,6 +75,52 @@ func TestAddAndMergeReadings(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("samples (-want +got):\n%s", diff)
 	}
+}
+
+// FuzzUsage makes readings of any points: they come oldest first, never overlap
+// and are never negative, and so do the sums and samples made of them.
+func FuzzUsage(f *testing.F) {
+	f.Add(int64(1), 5.0, -1.0)
+	f.Add(int64(2), math.NaN(), 1e300)
+	f.Add(int64(3), math.Inf(-1), 0.0)
+	f.Fuzz(func(t *testing.T, seed int64, a, b float64) {
+		dice := rand.New(rand.NewSource(seed))
+		list := func() []CounterPoint {
+			var out []CounterPoint
+			at, v := hour0, 0.0
+			for range dice.Intn(20) {
+				at = at.Add(time.Duration(dice.Int63n(int64(8*time.Minute))) - time.Minute)
+				switch dice.Intn(6) {
+				case 0:
+					v = a
+				case 1:
+					v = b
+				default:
+					v += dice.Float64() * 60
+				}
+				out = append(out, CounterPoint{at, v})
+			}
+			return out
+		}
+		check := func(what string, rs []Reading) {
+			for i, r := range rs {
+				if !r.From.Before(r.To) || r.Use < 0 || i > 0 && r.From.Before(rs[i-1].To) {
+					t.Fatalf("%s: %v", what, rs)
+				}
+			}
+		}
+		x, y, z := FromCounter(list(), 1000, 0), FromGauge(list(), 1, time.Hour), FromCounter(list(), 1000, time.Nanosecond)
+		sum := AddReadings(x, y, z)
+		check("counter", x)
+		check("gauge", y)
+		check("sum", sum)
+		samples := MergeSamples([resource.Kinds][]Reading{x, y, sum})
+		for i, s := range samples {
+			if !s.From.Before(s.To) || i > 0 && s.From.Before(samples[i-1].To) || s.Missing == [3]bool{true, true, true} {
+				t.Fatalf("samples %v", samples)
+			}
+		}
+	})
 }
 
 func TestAttachUsageCutsSamplesAtThePod(t *testing.T) {

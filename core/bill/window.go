@@ -231,8 +231,10 @@ func rollHour(f *Facts) Window {
 		rating := ratings[string(key)]
 		for k := range resource.Kinds {
 			c := &r.Cells[k]
-			c.Use += ncu(resource.Kind(k), p.UseSeconds[k], rating)
-			c.Held += ncu(resource.Kind(k), p.HeldSeconds[k], rating)
+			if !p.IsHeadroom { // what headroom holds is declared spare: match, not slack
+				c.Use += ncu(resource.Kind(k), p.UseSeconds[k], rating)
+				c.Held += ncu(resource.Kind(k), p.HeldSeconds[k], rating)
+			}
 			c.Used += p.Used[k]
 			c.Slack += p.Slack[k]
 			c.OpenCost += p.OpenCost[k]

@@ -40,8 +40,13 @@ func (a Amount) Float() float64 { return float64(a) / float64(Unit) }
 // Parse reads a plain decimal such as "0.0316" or "-3", with at most nine
 // decimals, exactly.
 func Parse(s string) (Amount, error) {
-	r, ok := new(big.Rat).SetString(strings.TrimSpace(s))
-	if !ok || strings.ContainsAny(s, "/eEpPxX_") {
+	// Looked at first, for big.Rat would compute 1e999999999.
+	plain := strings.TrimSpace(s)
+	if len(plain) > 64 || strings.ContainsFunc(plain, notDecimal) {
+		return 0, fmt.Errorf("%.80q is not a decimal amount such as 0.0316", s)
+	}
+	r, ok := new(big.Rat).SetString(plain)
+	if !ok {
 		return 0, fmt.Errorf("%q is not a decimal amount such as 0.0316", s)
 	}
 	r.Mul(r, new(big.Rat).SetInt64(int64(Unit)))
@@ -53,6 +58,8 @@ func Parse(s string) (Amount, error) {
 	}
 	return Amount(r.Num().Int64()), nil
 }
+
+func notDecimal(r rune) bool { return !strings.ContainsRune("+-.0123456789", r) }
 
 // A PerHour is a price in nano-units per hour.
 type PerHour Amount

@@ -21,6 +21,8 @@ func TestParseAndString(t *testing.T) {
 		"spaces around":        {in: " 12.5 ", want: 12_500_000_000},
 		"ten decimals":         {in: "0.0000000001", bad: true},
 		"an exponent":          {in: "1e3", bad: true},
+		"a huge exponent":      {in: "1e999999999", bad: true},
+		"a sign inside":        {in: "1-2", bad: true},
 		"a fraction":           {in: "1/2", bad: true},
 		"nothing":              {in: "", bad: true},
 		"words":                {in: "free", bad: true},
@@ -44,6 +46,19 @@ func TestParseAndString(t *testing.T) {
 	if got := Amount(math.MinInt64).String(); got != "-9223372036.854775808" {
 		t.Errorf("the smallest amount is written %s", got)
 	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{"0.0316", "-3", "", "1e9", "9223372036.854775807", ".5", "+1", "0x1p-2"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if a, err := Parse(s); err == nil {
+			if back, err := Parse(a.String()); err != nil || back != a {
+				t.Fatalf("%q is %s, which reads back as %s, %v", s, a, back, err)
+			}
+		}
+	})
 }
 
 func TestSplitGivesTiesToTheEarlierPart(t *testing.T) {
