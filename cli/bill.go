@@ -16,8 +16,8 @@ import (
 	"github.com/neap-dev/neap/core/bill"
 )
 
-// groupings are what --by takes, and what the bill calls it.
-var groupings = map[string]string{
+// groupingNames are what --by takes, and what the bill calls it.
+var groupingNames = map[string]string{
 	"module": bill.ByModule, "namespace": bill.ByNamespace, "pool": bill.ByPool,
 	"machine-type": bill.ByMachineType, "machineType": bill.ByMachineType, "feature": bill.ByFeature,
 }
@@ -188,7 +188,7 @@ is preferred, nothing is left over, and modules or machine types may come and go
 
 // parseBy translates --by into what the bill calls it.
 func parseBy(by string) (string, error) {
-	if g, ok := groupings[by]; ok {
+	if g, ok := groupingNames[by]; ok {
 		return g, nil
 	}
 	if key, ok := strings.CutPrefix(by, bill.ByLabel); ok && key != "" {

@@ -17,7 +17,9 @@ import (
 	"github.com/neap-dev/neap/core/machine"
 	"github.com/neap-dev/neap/internal/pricefile"
 	"github.com/neap-dev/neap/kube/observe"
+	"github.com/neap-dev/neap/local"
 	"github.com/neap-dev/neap/metrics"
+	"github.com/neap-dev/neap/store"
 )
 
 // A billSource is where a bill comes from: a live cluster or a store.
@@ -74,7 +76,7 @@ func (s *sourceFlags) open(ctx context.Context, progress io.Writer) (billSource,
 	case s.store != "" && (cluster || s.prometheus != "" || s.prices != ""):
 		return nil, usagef("--store holds closed hours with their use and prices; --kubeconfig, --context, --prometheus and --prices are for a live cluster")
 	case s.store != "":
-		return openStore(s.store)
+		return openStore(ctx, s.store)
 	}
 	now := time.Now().UTC().Truncate(time.Second)
 	cfg, name, err := observe.Config(observe.Target{Kubeconfig: s.kubeconfig, Context: s.context}, now)
@@ -84,7 +86,7 @@ func (s *sourceFlags) open(ctx context.Context, progress io.Writer) (billSource,
 			return nil, dirErr
 		}
 		if _, statErr := os.Stat(dir); statErr == nil {
-			return openStore(dir)
+			return openStore(ctx, dir)
 		}
 		return nil, fmt.Errorf("%w, and neap up has left no store at %s; give --kubeconfig, give --store, or run neap up", err, dir)
 	}
@@ -194,7 +196,6 @@ func (c *clusterSource) Windows(ctx context.Context, spans ...span) ([]bill.Wind
 		if err != nil {
 			return nil, err
 		}
-		w.Offers = bill.OfferTypes(snap.Book, s.From)
 		for _, n := range snap.Notes {
 			if !slices.Contains(w.Notes, n) {
 				w.Notes = append(w.Notes, n)
@@ -205,7 +206,118 @@ func (c *clusterSource) Windows(ctx context.Context, spans ...span) ([]bill.Wind
 	return out, nil
 }
 
-// openStore opens the store of neap up for reading.
-func openStore(dir string) (billSource, error) {
-	return nil, errors.New("not built yet")
+// A storeSource bills from the closed hours of a store.
+type storeSource struct {
+	st        *store.Store
+	now       time.Time
+	simulated bool // by neap up or neap replay
+}
+
+// openStore opens a store for reading: dir is the store's own directory or the
+// state directory of neap up that holds it.
+func openStore(ctx context.Context, dir string) (billSource, error) {
+	st, err := store.OpenRead(local.StoreDir(dir))
+	if errors.Is(err, store.ErrNoStore) {
+		st, err = store.OpenRead(dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s := &storeSource{st: st}
+	if s.simulated, err = isSimulated(ctx, st); err == nil {
+		s.now, err = s.end(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
+	return s, nil
+}
+
+// isSimulated reports whether a store was filled by a replay or by neap up,
+// which keeps it in its state directory.
+func isSimulated(ctx context.Context, st *store.Store) (bool, error) {
+	who, err := st.State(ctx, replayStateKey)
+	if err != nil || who != "" {
+		return who != "", err
+	}
+	dir, err := filepath.Abs(st.Dir())
+	return err == nil && local.StoreDir(filepath.Dir(dir)) == dir, err
+}
+
+// end is the end of the last closed hour.
+func (s *storeSource) end(ctx context.Context) (time.Time, error) {
+	hours, err := s.st.Hours(ctx, time.Time{}, time.Time{})
+	if err != nil {
+		return time.Time{}, err
+	}
+	if len(hours) == 0 {
+		return time.Time{}, fmt.Errorf("the store in %s has no closed hour yet; the first is there when its first hour is over", s.st.Dir())
+	}
+	w, err := s.st.Window(ctx, hours[len(hours)-1], time.Time{})
+	return w.To, err
+}
+
+func (s *storeSource) Now() time.Time { return s.now }
+func (s *storeSource) Describe() string {
+	text := "store " + printable(s.st.Dir())
+	if s.simulated {
+		text += ", simulated"
+	}
+	return text
+}
+func (s *storeSource) Close() error { return s.st.Close() }
+
+// whole widens a window to whole hours, for the store keeps no smaller ones, and
+// says what the store holds instead if it holds nothing of it.
+func (s *storeSource) whole(ctx context.Context, w span) (span, error) {
+	w.From = w.From.Truncate(time.Hour)
+	if up := w.To.Truncate(time.Hour); up.Before(w.To) {
+		w.To = up.Add(time.Hour)
+	}
+	hours, err := s.st.Hours(ctx, w.From, w.To)
+	if err != nil || len(hours) > 0 {
+		return w, err
+	}
+	all, err := s.st.Hours(ctx, time.Time{}, time.Time{})
+	if err != nil {
+		return w, err
+	}
+	return w, fmt.Errorf("the store in %s has no closed hour from %s to %s UTC; it holds %s to %s",
+		s.st.Dir(), stamp(w.From), stamp(w.To), stamp(all[0]), stamp(s.now))
+}
+
+func (s *storeSource) Report(ctx context.Context, w span, by string) (bill.Report, error) {
+	w, err := s.whole(ctx, w)
+	if err != nil {
+		return bill.Report{}, err
+	}
+	r, err := s.st.Report(ctx, w.From, w.To, by)
+	if s.simulated {
+		r.Notes = append(r.Notes, "These machines, their load and their use are simulated.")
+	}
+	return r, err
+}
+
+func (s *storeSource) Facts(ctx context.Context, w span) ([]bill.Facts, error) {
+	w, err := s.whole(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	return s.st.Facts(ctx, w.From, w.To)
+}
+
+func (s *storeSource) Windows(ctx context.Context, spans ...span) ([]bill.Window, error) {
+	var out []bill.Window
+	for _, w := range spans {
+		w, err := s.whole(ctx, w)
+		if err != nil {
+			return nil, err
+		}
+		rolled, err := s.st.Window(ctx, w.From, w.To)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, rolled)
+	}
+	return out, nil
 }

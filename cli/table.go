@@ -157,5 +157,9 @@ func showPercent(part, whole money.Amount) string {
 	if whole == 0 {
 		return "–"
 	}
-	return strconv.FormatFloat(part.Float()/whole.Float()*100, 'f', 1, 64) + " %"
+	s := strconv.FormatFloat(part.Float()/whole.Float()*100, 'f', 1, 64) + " %"
+	if s == "-0.0 %" {
+		return "0.0 %"
+	}
+	return strings.Replace(s, "-", "−", 1)
 }
