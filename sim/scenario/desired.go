@@ -61,6 +61,12 @@ func Desired(s *Scenario, t time.Time) State {
 		}
 		since[m.Key().String()] = stepBefore(m.Schedule, t, s.Location)
 	}
+	// An event says why only until the schedule's next step says otherwise.
+	because := func(subject string, e *Event) {
+		if !e.At.Before(since[subject]) {
+			d.Why[subject] = e.Reason
+		}
+	}
 	for i := range s.Events { // by time
 		e := &s.Events[i]
 		if e.At.After(t) {
@@ -71,25 +77,30 @@ func Desired(s *Scenario, t time.Time) State {
 			if k := e.Scale.Module; !e.At.Before(since[k.String()]) {
 				m := d.Modules[k]
 				m.Replicas = e.Scale.Replicas
-				d.Modules[k], d.Why[k.String()] = m, e.Reason
+				d.Modules[k] = m
+				because(k.String(), e)
 			}
 		case e.Resize != nil:
 			k := e.Resize.Module
 			m := d.Modules[k]
 			m.Requests, m.Limits = e.Resize.Requests, e.Resize.Limits
-			d.Modules[k], d.Why[k.String()] = m, e.Reason
+			d.Modules[k] = m
+			because(k.String(), e)
 		case e.Deploy != nil:
 			k := e.Deploy.Module
 			m := d.Modules[k]
 			m.Spec, m.Requests, m.Limits = &e.Deploy.Spec, e.Deploy.Spec.Requests, e.Deploy.Spec.Limits
 			m.Version++
-			d.Modules[k], d.Why[k.String()] = m, e.Reason
+			d.Modules[k] = m
+			because(k.String(), e)
 		case e.Machines != nil:
 			if !e.At.Before(since[e.Machines.Pool]) {
-				d.Machines[e.Machines.Pool], d.Why[e.Machines.Pool] = e.Machines.Count, e.Reason
+				d.Machines[e.Machines.Pool] = e.Machines.Count
+				because(e.Machines.Pool, e)
 			}
 		case e.Price != nil:
-			d.Types[e.Price.Type.Name], d.Why[e.Price.Type.Name] = e.Price.Type, e.Reason
+			d.Types[e.Price.Type.Name] = e.Price.Type
+			because(e.Price.Type.Name, e)
 		}
 	}
 	return d
