@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -22,6 +23,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/neap-dev/neap/api/v1alpha1"
@@ -130,8 +132,9 @@ type up struct {
 	player  *player.Player
 	control *controller.Controller
 
-	startup float64    // seconds until the day began to pass
-	failed  chan error // what must not end has ended
+	stopping atomic.Bool
+	startup  float64    // seconds until the day began to pass
+	failed   chan error // what must not end has ended
 }
 
 // Up runs a cluster until ctx is done or the day has come to Until, and returns
@@ -329,6 +332,7 @@ func (u *up) startCluster(ctx context.Context) error {
 	}
 	u.cluster = c
 	u.onStopSafe(func() {
+		u.stopping.Store(true)
 		u.out.line("stopping")
 		stop, cancel := context.WithTimeout(context.Background(), stopPatience)
 		defer cancel()
@@ -450,7 +454,7 @@ func (u *up) startScheduler(ctx context.Context) error {
 				return
 			case <-done:
 			}
-			if pause(ctx, time.Second) != nil {
+			if pause(ctx, time.Second) != nil || u.stopping.Load() {
 				return
 			}
 			u.out.line("the scheduler ended by itself; starting it again (its log is in %s)", filepath.Join(u.dir.path, clusterDir))
@@ -550,6 +554,7 @@ func (u *up) fill(ctx context.Context) (*running, func(), error) {
 	}
 	u.onStop(func() { logs.Close() })
 	logger := slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	klog.SetSlogLogger(logger) // what the Kubernetes libraries say is not for the terminal
 
 	factory := informers.NewSharedInformerFactoryWithOptions(u.client, 0, informers.WithTransform(trim))
 	u.player, err = player.New(player.Options{
@@ -686,6 +691,9 @@ func (u *up) pass(r *running) error {
 			continue
 		}
 		u.live.set(func(l *live) { l.state = "ended" })
+		ctx, cancel := context.WithTimeout(r.ctx, 10*time.Second)
+		defer cancel()
+		u.fleet.CatchUp(ctx, end)
 		return nil
 	}
 }

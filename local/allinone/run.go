@@ -41,7 +41,6 @@ type Options struct {
 	Report  func(clusterdir.Status) // told each step that is done; required
 	Verbose int                     // klog's verbosity; 0 is enough to see what failed
 	Now     func() time.Time        // the time on the wall, for certificates; nil: time.Now
-	_       struct{}                // keyed fields only
 }
 
 // An Error is a start that failed, with its cause.

@@ -201,9 +201,11 @@ func TestEverythingOnDiskIsPrivate(t *testing.T) {
 
 func TestListensOnLoopbackOnly(t *testing.T) {
 	c := clustertest.Scheduler(t)
-	ports := listening(t, c.PID())
-	if len(ports) != 1 || !strings.HasPrefix(ports[0], "0100007F:") { // 127.0.0.1, as /proc writes it
-		t.Errorf("neap-cluster listens on %v, want one port of 127.0.0.1 and nothing else", ports)
+	for name, pid := range map[string]int{"neap-cluster": c.PID(), "neap-scheduler": c.SchedulerPID()} {
+		ports := listening(t, pid)
+		if len(ports) != 1 || !strings.HasPrefix(ports[0], "0100007F:") { // 127.0.0.1, as /proc writes it
+			t.Errorf("%s listens on %v, want one port of 127.0.0.1 and nothing else", name, ports)
+		}
 	}
 }
 
@@ -231,6 +233,35 @@ func TestDeploymentBecomesPodsOnMachines(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+func TestSchedulerPrefersThePoolThatComesFirst(t *testing.T) {
+	c := clustertest.Scheduler(t)
+	client, ns := clustertest.Client(t, c), clustertest.Namespace(t, c)
+	const label = "test.neap.dev/for"
+	for i, order := range []string{"2", "0", "1"} {
+		makeNode(t, client, fmt.Sprintf("pool-%s-%d-%s", order, i, ns), label, ns, "neap.dev/pool-order", order)
+	}
+	for i := range 3 {
+		pod := &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("pod-%d", i)},
+			Spec:       deployment("web", 1).Spec.Template.Spec,
+		}
+		pod.Spec.NodeSelector = map[string]string{label: ns}
+		if _, err := client.CoreV1().Pods(ns).Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		clustertest.Eventually(t, "a machine for "+pod.Name, func() error {
+			pod, err := client.CoreV1().Pods(ns).Get(t.Context(), pod.Name, metav1.GetOptions{})
+			if err == nil && pod.Spec.NodeName == "" {
+				err = errors.New("it has none")
+			}
+			if err == nil && !strings.HasPrefix(pod.Spec.NodeName, "pool-0-") {
+				t.Errorf("%s went to %s, want the pool with order 0", pod.Name, pod.Spec.NodeName)
+			}
+			return err
+		})
+	}
 }
 
 func TestKillLosesNothingAcknowledged(t *testing.T) {
@@ -443,13 +474,18 @@ func deployment(name string, replicas int32) *appsv1.Deployment {
 	}
 }
 
-// makeNode makes a machine that says it is ready, as a kubelet would.
-func makeNode(t *testing.T, client kubernetes.Interface, name string) {
+// makeNode makes a machine that says it is ready, as a kubelet would, with
+// labels given as key, value.
+func makeNode(t *testing.T, client kubernetes.Interface, name string, labels ...string) {
 	t.Helper()
+	meta := metav1.ObjectMeta{Name: name, Labels: map[string]string{}}
+	for i := 0; i < len(labels); i += 2 {
+		meta.Labels[labels[i]] = labels[i+1]
+	}
 	capacity := corev1.ResourceList{
 		corev1.ResourceCPU: resource.MustParse("8"), corev1.ResourceMemory: resource.MustParse("32Gi"), corev1.ResourcePods: resource.MustParse("110"),
 	}
-	node, err := client.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+	node, err := client.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: meta}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -59,8 +59,15 @@ type export struct {
 	pods     map[string]*podSeries
 	machines map[string]*machineSeries
 	modules  map[moduleName]*moduleSeries
-	ended    []*metrics.Handle
-	buf      []metrics.Sample
+	edges    []edge
+}
+
+// An edge is what a pod's series show when it comes or goes. Without them the
+// time between these moments and the full steps would be a gap.
+type edge struct {
+	at      time.Time
+	samples []metrics.Sample
+	ended   []*metrics.Handle // right after at
 }
 
 type podSeries struct {
@@ -122,6 +129,15 @@ func (e *export) take(f *world.Frame) {
 				s.gpu = newSeries("DCGM_FI_DEV_GPU_UTIL", "namespace", p.Pod.Namespace, "pod", p.Pod.Name, "gpu", "0", "node", p.Pod.Machine)
 			}
 			e.pods[p.Pod.ID] = s
+			if !p.Gone || p.From.Before(p.To) {
+				first := edge{at: p.From, samples: []metrics.Sample{
+					{Handle: s.cpu.handle}, {Handle: s.throttled.handle}, {Handle: s.memory.handle, V: float64(p.Use[resource.Memory])},
+				}}
+				if s.gpu != nil {
+					first.samples = append(first.samples, metrics.Sample{Handle: s.gpu.handle, V: p.GPUUtilPercent})
+				}
+				e.edges = append(e.edges, first)
+			}
 		}
 		s.cpu.v, s.memory.v = p.CPUSecondsTotal, float64(p.Use[resource.Memory])
 		s.throttledSum += p.ThrottledSeconds
@@ -129,7 +145,16 @@ func (e *export) take(f *world.Frame) {
 		if s.gpu != nil {
 			s.gpu.v = p.GPUUtilPercent
 		}
-		s.gone = p.Gone
+		if p.Gone && !s.gone {
+			s.gone = true
+			last := edge{at: p.To}
+			for _, g := range s.all() {
+				last.samples = append(last.samples, metrics.Sample{Handle: g.handle, V: g.v})
+				last.ended = append(last.ended, g.handle)
+			}
+			e.edges = append(e.edges, last)
+			delete(e.pods, p.Pod.ID)
+		}
 	}
 	for i := range f.Machines {
 		m := &f.Machines[i]
@@ -145,7 +170,7 @@ func (e *export) take(f *world.Frame) {
 	}
 	for name, s := range e.machines {
 		if !s.seen.Equal(f.To) {
-			e.ended = append(e.ended, s.cpu.handle, s.memory.handle)
+			e.edges = append(e.edges, edge{at: f.From, ended: []*metrics.Handle{s.cpu.handle, s.memory.handle}})
 			delete(e.machines, name)
 		}
 	}
@@ -174,25 +199,35 @@ func (e *export) take(f *world.Frame) {
 	}
 }
 
-// samples returns every series' value, and the series that ended since the last
-// call. The samples are valid until the next call.
-func (e *export) samples(at time.Time) ([]metrics.Sample, []*metrics.Handle) {
-	e.at = at
-	e.buf = e.buf[:0]
-	ended := e.ended
-	e.ended = nil
-	e.each(func(_ string, s *series) { e.buf = append(e.buf, metrics.Sample{Handle: s.handle, V: s.v}) })
-	for id, s := range e.pods {
-		if !s.gone {
+// all returns the pod's series.
+func (s *podSeries) all() []*series {
+	if s.gpu == nil {
+		return []*series{s.cpu, s.memory, s.throttled}
+	}
+	return []*series{s.cpu, s.memory, s.throttled, s.gpu}
+}
+
+// batch returns what is to be recorded since the last call, oldest first, up to
+// a full step.
+func (e *export) batch(at time.Time) []edge {
+	edges := e.edges
+	e.at, e.edges = at, nil
+	slices.SortStableFunc(edges, func(a, b edge) int { return a.at.Compare(b.at) })
+	// Those of one moment are written at once.
+	joined := edges[:0]
+	for _, x := range edges {
+		if n := len(joined); n > 0 && joined[n-1].at.Equal(x.at) {
+			joined[n-1].samples = append(joined[n-1].samples, x.samples...)
+			joined[n-1].ended = append(joined[n-1].ended, x.ended...)
 			continue
 		}
-		e.ended = append(e.ended, s.cpu.handle, s.memory.handle, s.throttled.handle)
-		if s.gpu != nil {
-			e.ended = append(e.ended, s.gpu.handle)
-		}
-		delete(e.pods, id)
+		joined = append(joined, x)
 	}
-	return e.buf, ended
+	full := edge{at: at}
+	e.each(func(_ string, s *series) {
+		full.samples = append(full.samples, metrics.Sample{Handle: s.handle, V: s.v})
+	})
+	return append(joined, full)
 }
 
 func (e *export) each(do func(name string, s *series)) {

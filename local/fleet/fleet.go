@@ -363,21 +363,41 @@ func (f *Fleet) advance(ctx context.Context, to time.Time) error {
 	// Behind by more than a few steps: sample less often, down to what PromQL
 	// still takes for one series without gaps. Counters lose nothing by it.
 	due := to.Sub(f.export.at) >= min(f.step*time.Duration(1+behind/(3*f.step)), rarestExport)
-	var samples []metrics.Sample
-	var ended []*metrics.Handle
+	var edges []edge
 	if due {
-		samples, ended = f.export.samples(to)
+		edges = f.export.batch(to)
 	}
 	sink := f.opts.Metrics
 	f.mu.Unlock()
 	if !due || sink == nil {
 		return nil
 	}
-	err := sink.Append(ctx, to, samples)
-	if len(ended) > 0 {
-		err = errors.Join(err, sink.End(ctx, to, ended))
+	var errs []error
+	for _, e := range edges {
+		if len(e.samples) > 0 {
+			errs = append(errs, sink.Append(ctx, e.at, e.samples))
+		}
+		if len(e.ended) > 0 {
+			errs = append(errs, sink.End(ctx, e.at.Add(time.Millisecond), e.ended))
+		}
 	}
-	return err
+	return errors.Join(errs...)
+}
+
+// CatchUp waits until the physics have come to t, but not longer than ctx.
+func (f *Fleet) CatchUp(ctx context.Context, t time.Time) {
+	for ctx.Err() == nil {
+		f.mu.Lock()
+		done := !f.last.Before(t.Truncate(f.step))
+		f.mu.Unlock()
+		if done {
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // Behind returns how much of the day has passed since the last step.
