@@ -98,3 +98,32 @@ func TestTheCalendarStartsEveryJobOnce(t *testing.T) {
 		t.Errorf("the first change is at %v", at)
 	}
 }
+
+func TestAScenarioMayBeReadByManyAtOnce(t *testing.T) {
+	s, err := Load("small", Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := NewCalendar(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := s.Start.Add(3 * time.Hour)
+	sum := func() float64 {
+		total := float64(len(Desired(s, at).Modules) + len(c.Starts(s.Start, at)))
+		for i := range s.Modules {
+			rps, _ := s.Requests(&s.Modules[i], at)
+			total += rps
+		}
+		return total
+	}
+	want, got := sum(), make(chan float64)
+	for range 8 {
+		go func() { got <- sum() }()
+	}
+	for range 8 {
+		if v := <-got; v != want {
+			t.Errorf("got %v, want %v", v, want)
+		}
+	}
+}
