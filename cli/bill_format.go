@@ -83,9 +83,9 @@ func writeBillTable(w io.Writer, r bill.Report, source string, top int) error {
 	}
 	t.write(out, "")
 
-	// 3. Why it costs that: cost = load × need × slack × match × price, of the
-	// resource that costs most.
-	fmt.Fprintln(out, "\ncost = load × need × slack × match × price, for the resource on which each line spends most")
+	// 3. Why it costs that.
+	fmt.Fprintln(out, "\ncost = load × need × slack × match × price, for the resource on which each line spends most;")
+	fmt.Fprintln(out, "need is hours of a normalised core, a GiB or a GPU: per million requests (/M) or, where the load is not known, in all")
 	t = newTable(r.By, "resource", ">cost", ">load Q", ">need k", ">slack r", ">match f", ">price π")
 	for _, l := range lines {
 		name, f, ok := costliest(l)
@@ -93,8 +93,8 @@ func writeBillTable(w io.Writer, r bill.Report, source string, top int) error {
 			continue
 		}
 		load, need := "–", showFactor(f.Need)
-		if f.Load >= 0 {
-			load = showCount(int64(f.Load))
+		if f.Load > 0 {
+			load, need = showCount(int64(f.Load)), showFactor(f.Need*1e6)+" /M"
 		}
 		t.add(printable(l.Key), name, showMoney(f.CostNano, d), load, need, showFactor(f.Slack), showFactor(f.Match), showFactor(f.Price))
 	}
@@ -176,7 +176,7 @@ func writeChangeTable(w io.Writer, c bill.Change, source string, top int) error 
 	t := newTable("", "window (UTC)", ">"+c.Currency)
 	t.add("before", stamp(c.Before.From)+" to "+stamp(c.Before.To), showMoney(c.BeforeNano, d))
 	for _, e := range c.Effects {
-		if e.Nano != 0 {
+		if shows(e.Nano, d) {
 			t.add("  "+string(e.Effect), effectMeans[e.Effect], signed(e.Nano, d))
 		}
 	}
@@ -225,7 +225,7 @@ var effectMeans = map[bill.Effect]string{
 func mostly(effects map[bill.Effect]money.Amount, decimals int) string {
 	var order []bill.Effect
 	for _, e := range bill.Effects {
-		if effects[e] != 0 {
+		if shows(effects[e], decimals) {
 			order = append(order, e)
 		}
 	}
@@ -248,10 +248,15 @@ func mostly(effects map[bill.Effect]money.Amount, decimals int) string {
 
 func signed(a money.Amount, decimals int) string {
 	s := showMoney(a, decimals)
-	if a > 0 && strings.Trim(s, "0.,") != "" {
+	if a > 0 && shows(a, decimals) {
 		return "+" + s
 	}
 	return s
+}
+
+// shows reports whether an amount is more than zeros with so many decimals.
+func shows(a money.Amount, decimals int) bool {
+	return strings.Trim(showMoney(a, decimals), "0.,") != ""
 }
 
 // writeChangeCSV writes a change as one table: total and modules, by resource

@@ -37,11 +37,11 @@ var rings = map[string][]string{
 	"deploy":    {},
 	"ui":        {},
 	"internal":  {"core"},
-	"hack":      {},
+	"hack":      {"core", "sim"},
 
 	// sim is a ring of its own below local, server and cli: the live fleet and
 	// the replay share the physics (docs/adr/0001).
-	"sim": {"core"},
+	"sim": {"core", "scenarios"},
 
 	"host": {"core"},
 	"kube": {"core", "metrics", "store", "api"},

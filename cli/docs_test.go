@@ -1,0 +1,143 @@
+package cli
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/neap-dev/neap/core/bill"
+	"github.com/neap-dev/neap/core/machine"
+	"github.com/neap-dev/neap/core/resource"
+	"github.com/neap-dev/neap/core/workload"
+)
+
+var update = flag.Bool("update", false, "write the worked example of docs/bill.md anew")
+
+// TestWorkedExample checks every figure of the worked example in docs/bill.md:
+// what stands between the markers is what neap prints for it.
+func TestWorkedExample(t *testing.T) {
+	morning, evening := exampleHour(t, 9, 1_000_000, 3000, 4), exampleHour(t, 20, 2_000_000, 4800, 6)
+	report, err := bill.Summarise([]bill.Facts{morning}, bill.ByModule, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var before, after bill.Window
+	if before, err = bill.Rollup(morning); err == nil {
+		after, err = bill.Rollup(evening)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	change, err := bill.Explain(before, after)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	blocks := map[string]string{}
+	var out bytes.Buffer
+	if err := writeBillTable(&out, report, "the example", 0); err != nil {
+		t.Fatal(err)
+	}
+	blocks["bill"] = out.String()
+	out.Reset()
+	if err := writeChangeTable(&out, change, "the example", 0); err != nil {
+		t.Fatal(err)
+	}
+	blocks["change"] = out.String()
+
+	path := filepath.Join("..", "docs", "bill.md")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc := string(text)
+	for name, want := range blocks {
+		begin, end := fmt.Sprintf("<!-- %s: begin -->\n```text\n", name), fmt.Sprintf("```\n<!-- %s: end -->", name)
+		head, rest, ok := strings.Cut(doc, begin)
+		got, tail, ok2 := strings.Cut(rest, end)
+		if !ok || !ok2 {
+			t.Fatalf("docs/bill.md has no block %q", name)
+		}
+		if got != want {
+			t.Errorf("docs/bill.md does not show what neap prints; run go test ./cli -run TestWorkedExample -update\ngot\n%s\nwant\n%s", got, want)
+		}
+		doc = head + begin + want + end + tail
+	}
+	if *update {
+		if err := os.WriteFile(path, []byte(doc), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	// The figures of the prose, derived by hand there.
+	for what, want := range map[string]int64{
+		"the machine":         388_472_000, // its price for the hour
+		"system":              24_279_500,  // half a core and two GiB
+		"the report's slack":  0,           // it used all it asked for
+		"the cart's used":     3*31_611_000 + 6*4_237_000,
+		"the cart's slack":    1*31_611_000 + 2*4_237_000,
+		"the report's used":   (2*31_611_000 + 2*4_237_000) / 2,
+		"everything together": 388_472_000,
+	} {
+		got := map[string]int64{
+			"the machine":         int64(report.BillNano),
+			"system":              int64(report.IdleNano[bill.System]),
+			"the report's slack":  int64(line(t, report, "shop/CronJob/report").SlackNano),
+			"the cart's used":     int64(line(t, report, "shop/Deployment/cart").UsedNano),
+			"the cart's slack":    int64(line(t, report, "shop/Deployment/cart").SlackNano),
+			"the report's used":   int64(line(t, report, "shop/CronJob/report").UsedNano),
+			"everything together": int64(line(t, report, "shop/Deployment/cart").CostNano + line(t, report, "shop/CronJob/report").CostNano),
+		}[what]
+		if got != want {
+			t.Errorf("%s: %d, want %d", what, got, want)
+		}
+	}
+}
+
+func line(t *testing.T, r bill.Report, key string) bill.Line {
+	t.Helper()
+	for _, l := range r.Lines {
+		if l.Key == key {
+			return l
+		}
+	}
+	t.Fatalf("no line %s", key)
+	return bill.Line{}
+}
+
+// exampleHour is one hour of the worked example: one machine, a service, and a
+// report that runs for half an hour.
+func exampleHour(t *testing.T, hour int, requests, useMilli, cores int64) bill.Facts {
+	t.Helper()
+	from := time.Date(2026, 3, 2, hour, 0, 0, 0, time.UTC)
+	to := from.Add(time.Hour)
+	book := machine.NewPriceBook("USD")
+	if err := book.Set(time.Time{}, machine.Type{Name: "big.8", Capacity: resource.Vector{8000, 32 * resource.GiB}, List: 388_472_000, Currency: "USD"}); err != nil {
+		t.Fatal(err)
+	}
+	cart := workload.Key{Namespace: "shop", Kind: "Deployment", Name: "cart"}
+	report := workload.Key{Namespace: "shop", Kind: "CronJob", Name: "report"}
+	h := bill.Hour{From: from, To: to,
+		Machines: []bill.Machine{{Name: "m1", Pool: "general", Type: "big.8", From: from, To: to,
+			Capacity: resource.Vector{8000, 32 * resource.GiB}, Allocatable: resource.Vector{7500, 30 * resource.GiB}}},
+		Pods: []bill.Pod{
+			{UID: "1", Namespace: "shop", Name: "cart-1", Module: cart, Machine: "m1", From: from, To: to,
+				Requests: []bill.Step{{At: from, Request: resource.Vector{cores * 1000, 8 * resource.GiB}}},
+				Usage:    []bill.Sample{{From: from, To: to, Use: resource.Vector{useMilli, 6 * resource.GiB}}}},
+			{UID: "2", Namespace: "shop", Name: "report-1", Module: report, Machine: "m1", From: from, To: from.Add(30 * time.Minute),
+				Requests: []bill.Step{{At: from, Request: resource.Vector{1000, 2 * resource.GiB}}},
+				Usage:    []bill.Sample{{From: from, To: from.Add(30 * time.Minute), Use: resource.Vector{2000, 2 * resource.GiB}}}},
+		},
+		Loads: []bill.Load{{Module: cart, Requests: requests, Known: true, SuccessMicros: 999_900, P99: 80 * time.Millisecond, Met: true}},
+	}
+	f, err := bill.Close(h, book, bill.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
