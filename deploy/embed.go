@@ -11,13 +11,13 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-//go:embed crds/*.yaml
+//go:embed chart/neap/crds/*.yaml
 var crds embed.FS
 
 // CRDs returns Neap's custom resource definitions in the order of their names.
 // The caller owns them.
 func CRDs() ([]*apiextensionsv1.CustomResourceDefinition, error) {
-	files, err := fs.Glob(crds, "crds/*.yaml") // sorted
+	files, err := fs.Glob(crds, "chart/neap/crds/*.yaml") // sorted
 	if err != nil {
 		return nil, err
 	}

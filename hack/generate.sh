@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes api/v1alpha1/zz_generated.deepcopy.go and deploy/crds/*.yaml anew from
+# Writes api/v1alpha1/zz_generated.deepcopy.go and deploy/chart/neap/crds/*.yaml anew from
 # the types and markers in api/v1alpha1. With --check it changes nothing and
 # fails if what is committed is not what would be written.
 set -eu
@@ -15,10 +15,10 @@ if [ "${1:-}" = --check ]; then
 	out=$(mktemp -d)
 	trap 'rm -rf "$out"' EXIT
 fi
-mkdir -p "$out/api/v1alpha1" "$out/deploy/crds"
+mkdir -p "$out/api/v1alpha1" "$out/deploy/chart/neap/crds"
 gen object:headerFile=/dev/null output:object:dir="$out/api/v1alpha1" \
-	crd output:crd:dir="$out/deploy/crds" paths=./api/...
+	crd output:crd:dir="$out/deploy/chart/neap/crds" paths=./api/...
 if [ "$out" != . ]; then
 	cmp "$out/api/v1alpha1/zz_generated.deepcopy.go" api/v1alpha1/zz_generated.deepcopy.go
-	diff -r "$out/deploy/crds" deploy/crds
+	diff -r "$out/deploy/chart/neap/crds" deploy/chart/neap/crds
 fi

@@ -8,7 +8,7 @@
 // here but in Neap's store.
 //
 // Money is a decimal string with at most nine decimals, never a float.
-// The generated files beside this one and in deploy/crds come from
+// The generated files beside this one and in deploy/chart/neap/crds come from
 // hack/generate.sh.
 //
 // +kubebuilder:object:generate=true

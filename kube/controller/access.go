@@ -73,7 +73,7 @@ func check(ctx context.Context, cfg *rest.Config, warn func(error, string)) (acc
 			return a, ctx.Err()
 		}
 		if p.Group == v1alpha1.GroupVersion.Group && (apierrors.IsNotFound(err) || meta.IsNoMatchError(err)) {
-			return a, fmt.Errorf("%s does not know %s.neap.dev; install Neap's definitions first: kubectl apply -f deploy/crds, or the Helm chart", cfg.Host, p.Resource)
+			return a, fmt.Errorf("%s does not know %s.neap.dev; install Neap's definitions first: kubectl apply -f deploy/chart/neap/crds, or the Helm chart", cfg.Host, p.Resource)
 		}
 		err = observe.Explain(err, cfg.Host, "list", p.Group, p.Resource)
 		var forbidden *observe.ForbiddenError
