@@ -176,6 +176,9 @@ func Run(ctx context.Context, o Options) error {
 // listen holds a loopback port: the one asked for, or the one of the last run
 // if nobody took it, or any.
 func listen(asked, last int) (net.Listener, error) {
+	if asked < 0 || asked > 65535 {
+		return nil, &Error{clusterdir.CausePort, fmt.Errorf("port %d is none: choose one from 1 to 65535, or 0 for a free one", asked)}
+	}
 	if asked != 0 {
 		l, err := net.Listen("tcp4", "127.0.0.1:"+strconv.Itoa(asked))
 		if err != nil {
