@@ -43,7 +43,8 @@ type module struct {
 	workUse  float64 // share of the request used at full load
 	target   bool    // has a quality guard
 	weak     bool    // breaks its guard in the peak
-	days     [2]int  // first and last day it runs; zero means all
+	noise    func(minute int) float64
+	days     [2]int // first and last day it runs; zero means all
 }
 
 var types = []machine.Type{
@@ -129,6 +130,7 @@ func modules() []module {
 		})
 	}
 	for i := range all {
+		all[i].noise = dice(all[i].key.Namespace, all[i].key.Name, "noise")
 		switch all[i].key.Name {
 		case "tutor-llm": // starts on the second day
 			all[i].days = [2]int{1, 1 << 20}
@@ -142,13 +144,17 @@ func modules() []module {
 
 // dice returns numbers in [0,1) that depend on the names and on n alone.
 func dice(names ...string) func(n int) float64 {
+	h := fnv.New64a()
+	for _, name := range names {
+		_, _ = h.Write([]byte(name)) // a hash does not fail
+		_, _ = h.Write([]byte{0})
+	}
+	seed := h.Sum64()
 	return func(n int) float64 {
-		h := fnv.New64a()
-		fmt.Fprint(h, names, n)
-		v := h.Sum64()
-		v ^= v >> 33
-		v *= 0xff51afd7ed558ccd
-		v ^= v >> 33
+		v := seed + uint64(n)*0x9e3779b97f4a7c15 // splitmix64
+		v = (v ^ v>>30) * 0xbf58476d1ce4e5b9
+		v = (v ^ v>>27) * 0x94d049bb133111eb
+		v ^= v >> 31
 		return float64(v>>11) / (1 << 53)
 	}
 }
@@ -169,7 +175,7 @@ func (m *module) load(t time.Time) float64 {
 	} else {
 		shape *= 1 + 0.025*float64(wd)
 	}
-	noise := 1 + 0.08*(dice(m.key.Name, t.UTC().Format("2006-01-02T15:04"))(0)-0.5)
+	noise := 1 + 0.08*(m.noise(int(t.Unix()/60))-0.5)
 	return m.peak * max(1/m.ratio, shape) * noise
 }
 

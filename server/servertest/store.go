@@ -268,15 +268,20 @@ func (f *Fleet) Range(_ context.Context, query string, from, to time.Time, step 
 	case strings.Contains(query, "node_cpu_usage_seconds_total"):
 		used := map[string]map[time.Time]float64{}
 		for t := from; !t.After(to); t = t.Add(step) {
-			hour := t.Truncate(time.Hour)
-			for _, h := range f.hosts(hour) {
+			uses := map[*module]float64{} // of one pod, in cores
+			for _, h := range f.hosts(t.Truncate(time.Hour)) {
 				name, _, _ := strings.Cut(h.name, "/")
 				if used[name] == nil {
 					used[name] = map[time.Time]float64{}
 				}
 				sum := 0.0
 				for _, p := range h.pods {
-					sum += float64(p.m.use(t, p.of)[0]) / 1000
+					use, ok := uses[p.m]
+					if !ok {
+						use = float64(p.m.use(t, p.of)[0]) / 1000
+						uses[p.m] = use
+					}
+					sum += use
 				}
 				used[name][t] += sum
 			}

@@ -70,6 +70,40 @@ export interface LiveStatus {
   pending: number;
 }
 
+export interface ResourceChange {
+  resource: string;
+  beforeNano: number;
+  afterNano: number;
+  changeNano: number;
+  effects: Record<string, number> | null;
+  before?: Factors;
+  after?: Factors;
+}
+
+export interface ChangeLine {
+  key: string;
+  beforeNano: number;
+  afterNano: number;
+  changeNano: number;
+  residualNano: number;
+  effects: Record<string, number> | null;
+  resources: ResourceChange[] | null;
+}
+
+export interface DiffAnswer {
+  before: Span;
+  after: Span;
+  currency: string;
+  beforeNano: number;
+  afterNano: number;
+  changeNano: number;
+  residualNano: number;
+  effects: { effect: string; nano: number }[];
+  lines: ChangeLine[] | null;
+  notes?: string[];
+  guard: Guard;
+}
+
 export interface StatusAnswer {
   title: string;
   simulated: boolean;

@@ -95,7 +95,7 @@ function Top({ page }: { page: string }) {
   const simulated = live?.simulated || status?.simulated;
   return (
     <header>
-      <a class="brand" href={link("bill")} aria-label="Neap">
+      <a class="brand" href={link("bill")}>
         <svg viewBox="0 0 32 22" width="26" height="18" aria-hidden="true">
           <path d="M2 8c5-8 9-8 14 0s9 8 14 0" />
           <path d="M2 16c5-4 9-4 14 0s9 4 14 0" class="low" />

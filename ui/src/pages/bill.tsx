@@ -50,10 +50,7 @@ function Headline({ report }: { report: Report }) {
             <Money nano={report.billNano} currency={c} />
           </dd>
         </div>
-        <span class="op" aria-hidden="true">
-          =
-        </span>
-        <div>
+        <div data-op="=">
           <dt>
             {t("bill.allocated")} <span class="quiet">{percent(report.allocatedNano, report.billNano, lang)}</span>
           </dt>
@@ -61,10 +58,7 @@ function Headline({ report }: { report: Report }) {
             <Money nano={report.allocatedNano} currency={c} />
           </dd>
         </div>
-        <span class="op" aria-hidden="true">
-          +
-        </span>
-        <div>
+        <div data-op="+">
           <dt>
             {t("bill.idle")} <span class="quiet">{percent(idle, report.billNano, lang)}</span>
           </dt>
@@ -76,8 +70,8 @@ function Headline({ report }: { report: Report }) {
           <dt>{t("bill.unexplained")}</dt>
           <dd>
             <Money nano={report.unexplainedNano} currency={c} />
+            <p class={over === 0 && report.unexplainedNano === 0 ? "closes" : "opens"}>{over === 0 ? t("bill.closes") : t("bill.opens", { v: money(over, c, lang) })}</p>
           </dd>
-          <p class={over === 0 && report.unexplainedNano === 0 ? "closes" : "opens"}>{over === 0 ? t("bill.closes") : t("bill.opens", { v: money(over, c, lang) })}</p>
         </div>
       </dl>
       <BoxBar used={report.allocatedNano} idle={report.idleNano} total={report.billNano} currency={c} label={t("bill.bill")} />
