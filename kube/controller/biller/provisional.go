@@ -27,10 +27,11 @@ type running struct {
 func (b *Biller) Provisional(ctx context.Context) (bill.Facts, error) {
 	now := b.now()
 	from := now.Truncate(time.Hour)
-	if b.origin.After(from) {
+	ready := b.isReady()
+	if ready && b.origin.After(from) {
 		from = b.origin
 	}
-	if !from.Before(now) || !b.isReady() {
+	if !ready || !from.Before(now) {
 		book, _ := b.Book()
 		return bill.Facts{From: from, To: now, Currency: book.Currency()}, nil
 	}
