@@ -20,9 +20,12 @@ func (c *Clock) After(d time.Duration) <-chan time.Time { return c.NewTimer(d).C
 func (c *Clock) Tick(d time.Duration) <-chan time.Time { return c.NewTicker(d).C() }
 
 // NewTimer returns a timer that fires once, after d of the day.
-func (c *Clock) NewTimer(d time.Duration) clock.Timer {
+func (c *Clock) NewTimer(d time.Duration) clock.Timer { return c.NewTimerAt(c.Now().Add(d)) }
+
+// NewTimerAt returns a timer that fires once, when the day has come to at.
+func (c *Clock) NewTimerAt(at time.Time) clock.Timer {
 	t := &timer{clock: c, c: make(chan time.Time, 1)}
-	t.start(d)
+	t.start(at)
 	return t
 }
 
@@ -88,8 +91,7 @@ type timer struct {
 
 func (t *timer) C() <-chan time.Time { return t.c }
 
-func (t *timer) start(d time.Duration) {
-	at := t.clock.Now().Add(d)
+func (t *timer) start(at time.Time) {
 	stop := make(chan struct{})
 	t.mu.Lock()
 	t.stop = stop
@@ -130,7 +132,7 @@ func (t *timer) Stop() bool {
 // Reset implements clock.Timer.
 func (t *timer) Reset(d time.Duration) bool {
 	ran := t.Stop()
-	t.start(d)
+	t.start(t.clock.Now().Add(d))
 	return ran
 }
 

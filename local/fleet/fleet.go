@@ -331,7 +331,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 	f.mu.Unlock()
 	for {
 		to := f.last.Truncate(f.step).Add(f.step)
-		t := f.opts.Clock.NewTimer(to.Sub(f.opts.Clock.Now()))
+		t := f.opts.Clock.NewTimerAt(to)
 		select {
 		case <-ctx.Done():
 			t.Stop()

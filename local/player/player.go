@@ -203,7 +203,7 @@ func (p *Player) Run(ctx context.Context) error {
 			// Pods made meanwhile are as large as their template says.
 			next = earlier(next, p.at.Add(time.Duration(p.o.Clock.Speed()*float64(time.Second))))
 		}
-		t := p.o.Clock.NewTimer(next.Sub(p.o.Clock.Now()))
+		t := p.o.Clock.NewTimerAt(next)
 		select {
 		case <-ctx.Done():
 			t.Stop()
