@@ -171,7 +171,9 @@ func (r *run) create(m *module, s scenario.ModuleState) {
 	r.result.Counts.PodsCreated++
 	p := &pod{id: fmt.Sprintf("%s/%s-%06d", m.key.Namespace, m.key.Name, r.nextID), number: r.nextID, module: m, spec: s.Spec, version: s.Version, request: s.Requests, limits: s.Limits}
 	dice := r.e.Dice(p.id)
-	p.start = s.Spec.Start.Draw(dice.Float64)
+	if p.start = s.Spec.Start.Draw(dice.Float64); r.filling {
+		p.start = physics.Drawn{}
+	}
 	p.work = dice.Float64()
 	r.pods[p.id] = p
 	m.pods = append(m.pods, p)

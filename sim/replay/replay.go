@@ -151,6 +151,7 @@ type run struct {
 	machines map[string]*node
 	pending  []*pod
 	retrying bool
+	filling  bool // pods that are made now are ready at once
 	nextID   int
 	gone     []string       // machines to forget after the next step
 	virtual  map[string]int // serverless pods by pool
@@ -222,9 +223,13 @@ func Run(ctx context.Context, s *scenario.Scenario, o Options) (*Result, error) 
 			r.buy(p, n, 0)
 		}
 	}
+	// Their pods are at work already, as in the live fleet: the day begins when
+	// the fleet is full.
+	r.filling = true
 	for _, k := range r.keys {
 		r.reconcile(r.modules[k])
 	}
+	r.filling = false
 	// 2. Physics, changes and jobs, each asking for its next one.
 	r.e.At(s.Start.Add(o.Step), r.tick)
 	r.e.At(r.calendar.After(s.Start), r.change)
