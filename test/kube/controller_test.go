@@ -4,13 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net/http"
+	"path/filepath"
+	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -28,6 +34,7 @@ import (
 	"github.com/neap-dev/neap/kube/controller"
 	"github.com/neap-dev/neap/kube/observe"
 	"github.com/neap-dev/neap/local/controlplane/clustertest"
+	"github.com/neap-dev/neap/metrics"
 	"github.com/neap-dev/neap/store"
 )
 
@@ -358,5 +365,67 @@ func TestAControllerThatMayNotReadSaysSoInOneSentence(t *testing.T) {
 	}
 	if s := err.Error(); strings.Contains(s, "\n") || !strings.Contains(s, `user "nobody-in-particular" may not list nodes`) || !strings.Contains(s, "ClusterRole") {
 		t.Errorf("it says %q", s)
+	}
+}
+
+// logged is what a command has written so far.
+type logged struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func TestTheCommandIsElectedServesAndStops(t *testing.T) {
+	cluster, admin := cluster(t)
+	ns := clustertest.Namespace(t, cluster)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	cmd := controller.NewCommand(func(s *store.Store, _ metrics.Source) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "page of ", filepath.Base(s.Dir())) })
+	})
+	out := &logged{}
+	cmd.SetErr(out)
+	cmd.SetArgs([]string{
+		"--kubeconfig", cluster.Kubeconfig, "--store", filepath.Join(t.TempDir(), "bills"), "--leader-elect-namespace", ns,
+		"--listen", "127.0.0.1:0", "--health-address", "", "--metrics-address", "", "--log-format", "text",
+	})
+	done := make(chan error, 1)
+	go func() { done <- cmd.ExecuteContext(ctx) }()
+	c := newClient(t, admin)
+	clustertest.Eventually(t, "the lease", func() error {
+		select {
+		case err := <-done:
+			t.Fatalf("the command ended with %v\n%s", err, out)
+		default:
+		}
+		return c.Get(ctx, client.ObjectKey{Namespace: ns, Name: "neap-controller.neap.dev"}, &coordinationv1.Lease{})
+	})
+	url := regexp.MustCompile(`url=(http://127\.0\.0\.1:\d+)`).FindStringSubmatch(out.String())
+	if url == nil {
+		t.Fatalf("it does not say where the dashboard is:\n%s", out)
+	}
+	res, err := http.Get(url[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, _ := io.ReadAll(res.Body)
+	res.Body.Close()
+	if string(body) != "page of bills" {
+		t.Errorf("the dashboard says %q", body)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("a stopped command ends with %v\n%s", err, out)
 	}
 }
