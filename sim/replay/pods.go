@@ -361,6 +361,9 @@ func (r *run) reconcile(m *module) {
 		}
 	}
 	fresh, all := len(m.pods)-old, len(m.pods)
+	if old == 0 && all == s.Replicas {
+		return
+	}
 	// 1. Too many: unready ones first, then the newest. While a new version comes
 	// in, a ready old pod goes only as far as enough others are ready.
 	victims := slices.Clone(m.pods)

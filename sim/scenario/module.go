@@ -39,15 +39,14 @@ func (r *reading) readClasses(n *yaml.Node) {
 
 // A draft is a module while its fields are read.
 type draft struct {
-	m        *Module
-	class    string
-	kind     string
-	series   string
-	load     Demand
-	sigma    float64
-	hasLoad  bool
-	nodes    map[string]*yaml.Node // where a field was read last
-	features map[string]int64
+	m       *Module
+	class   string
+	kind    string
+	series  string
+	load    Demand
+	sigma   float64
+	hasLoad bool
+	nodes   map[string]*yaml.Node // where a field was read last
 }
 
 func (r *reading) draft(m *Module) *draft { return &draft{m: m, nodes: map[string]*yaml.Node{}} }
