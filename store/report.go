@@ -5,8 +5,10 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/neap-dev/neap/core/bill"
@@ -50,14 +52,23 @@ func (s *Store) compactDays(ctx context.Context) error {
 	return nil
 }
 
+// mergeBlobs reads roll-ups, several at a time, and adds them up.
 func mergeBlobs(blobs [][]byte) (bill.Window, error) {
-	same := interner{}
 	windows := make([]bill.Window, len(blobs))
-	for i, b := range blobs {
-		var err error
-		if windows[i], err = decodeRollup(b, same); err != nil {
-			return bill.Window{}, err
-		}
+	workers := min(runtime.GOMAXPROCS(0), 4, len(blobs))
+	errs := make([]error, workers)
+	var wg sync.WaitGroup
+	for n := range workers {
+		wg.Go(func() {
+			same := interner{}
+			for i := n; i < len(blobs) && errs[n] == nil; i += workers {
+				windows[i], errs[n] = decodeRollup(blobs[i], same)
+			}
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return bill.Window{}, fmt.Errorf("%s is %w: %w", dbName, ErrDamaged, err)
 	}
 	return bill.Merge(windows...)
 }
