@@ -17,6 +17,11 @@ const (
 	heartbeat    = 15 * time.Second // a silent stream says it is there this often
 	retryMillis  = 2000             // how soon a page comes back after a break
 	writeTimeout = 10 * time.Second // a page that reads nothing for so long is let go
+
+	// Closing the hour so far costs as much as closing one. It is done so often
+	// that it takes a tenth of the time at most, and each of so many ticks at most.
+	hourShare = 10
+	hourTicks = 3
 )
 
 // A provisional is the current hour so far.
@@ -36,6 +41,10 @@ type news struct {
 	mu     sync.Mutex
 	at     time.Time
 	events []event
+
+	hour     event         // the last "provisional"
+	hourAt   time.Time     // when it was made
+	hourCost time.Duration // and how long that took
 }
 
 type event struct {
@@ -52,25 +61,33 @@ func (s *Server) latest(ctx context.Context) []event {
 		return s.news.events
 	}
 	var events []event
-	add := func(name string, v any, err error) {
+	add := func(name string, v any) event {
+		data, err := json.Marshal(v)
 		if err != nil {
-			name, v = "problem", map[string]string{"error": err.Error()}
+			return event{}
 		}
-		if data, err := json.Marshal(v); err == nil {
-			events = append(events, event{name, data})
-		}
+		events = append(events, event{name, data})
+		return events[len(events)-1]
 	}
 	if s.opts.Live != nil {
-		add("status", s.opts.Live.Status(), nil)
-		if f, err := s.opts.Live.Provisional(ctx); err != nil {
-			add("provisional", nil, err)
+		add("status", s.opts.Live.Status())
+		n := &s.news
+		if start := time.Now(); start.Sub(n.hourAt) < max(hourTicks*s.opts.Tick, hourShare*n.hourCost) {
+			if n.hour.name != "" {
+				events = append(events, n.hour)
+			}
+		} else if f, err := s.opts.Live.Provisional(ctx); err != nil {
+			add("problem", map[string]string{"error": sentence(err) + "."})
 		} else if f.To.After(f.From) {
-			p, err := provisionalOf(f)
-			add("provisional", p, err)
+			if p, err := provisionalOf(f); err != nil {
+				add("problem", map[string]string{"error": sentence(err) + "."})
+			} else {
+				n.hour, n.hourAt, n.hourCost = add("provisional", p), time.Now(), time.Since(start)
+			}
 		}
 	}
 	if all, err := s.known(ctx); err == nil {
-		add("closed", all, nil)
+		add("closed", all)
 	}
 	if ctx.Err() == nil { // a reader that left must not leave half an answer to others
 		s.news.at, s.news.events = time.Now(), events

@@ -92,6 +92,7 @@ func modules() []module {
 				target:  d(8) < 0.8,
 				weak:    i == 1 && f.feature < 2,
 			}
+			m.target = m.target || m.weak
 			m.features = []workload.Feature{{Name: features[f.feature], ShareMillis: 1000}}
 			if f.feature == 7 || name == "session" {
 				m.features = nil
@@ -135,7 +136,7 @@ func modules() []module {
 		case "tutor-llm": // starts on the second day
 			all[i].days = [2]int{1, 1 << 20}
 		case "replay-index": // is switched off after the first
-			all[i].days = [2]int{0, 0}
+			all[i].days = [2]int{-1, 0}
 		}
 	}
 	slices.SortFunc(all, func(a, b module) int { return a.key.Compare(b.key) })

@@ -48,15 +48,17 @@ export function exact(nano: number, currency: string): string {
 // short writes money for the axes and marks of charts.
 export function short(nano: number, currency: string, lang: Lang): string {
   const v = nano / 1e9;
-  const sign = v < 0 ? MINUS : "";
   const a = Math.abs(v);
-  const o: Intl.NumberFormatOptions = a >= 1000 ? { notation: "compact", maximumFractionDigits: 1 } : { maximumFractionDigits: a >= 100 ? 0 : a >= 1 ? 1 : 3 };
-  return sign + (symbols[currency] ?? currency + "\u00a0") + numbers(lang, o).format(a);
+  const sign = v < 0 ? MINUS : "";
+  const unit = symbols[currency] ?? currency + "\u00a0";
+  if (a > 0 && a < 0.005) return `${sign}<${unit}0.01`;
+  const o: Intl.NumberFormatOptions = a >= 1000 ? { notation: "compact", maximumSignificantDigits: 4 } : { maximumFractionDigits: a >= 100 ? 0 : a >= 10 ? 1 : 2 };
+  return sign + unit + numbers(lang, o).format(a);
 }
 
 export function percent(part: number, whole: number, lang: Lang, digits = 1): string {
   if (!whole) return "–";
-  return numbers(lang, { style: "percent", minimumFractionDigits: digits, maximumFractionDigits: digits }).format(part / whole);
+  return numbers(lang, { style: "percent", minimumFractionDigits: digits, maximumFractionDigits: digits }).format(part / whole).replace("-", MINUS);
 }
 
 // count writes a plain number, compact from a hundred thousand up.

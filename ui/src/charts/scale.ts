@@ -41,11 +41,11 @@ export function base(steps: Step[]): number {
   return start <= 0 ? 0 : start;
 }
 
-// elide cuts a name to about so many pixels of 12 px text.
-export function elide(name: string, px: number): string {
+// elide cuts a name to about so many pixels of text of a size.
+export function elide(name: string, px: number, size = 12): string {
   let w = 0;
   for (let i = 0; i < name.length; i++) {
-    w += name.charCodeAt(i) > 0x2e80 ? 12 : 6.6;
+    w += size * (name.charCodeAt(i) > 0x2e80 ? 1 : 0.55);
     if (w > px) return name.slice(0, Math.max(1, i - 1)) + "…";
   }
   return name;

@@ -25,7 +25,8 @@ export default function Bridge({ route }: { route: Route }) {
 function Body({ d, route }: { d: DiffAnswer; route: Route }) {
   const { t, lang, zone } = useApp();
   const c = d.currency;
-  const effects = d.effects.filter((e) => e.nano !== 0);
+  // An effect below a hundred-thousandth of the bill has no height on a screen.
+  const effects = d.effects.filter((e) => Math.abs(e.nano) > Math.max(d.beforeNano, d.afterNano) / 1e5 || e.effect === route.query.effect);
   const steps = waterfall(
     d.beforeNano,
     effects.map((e) => ({ key: e.effect, value: e.nano })),
@@ -69,13 +70,14 @@ function Body({ d, route }: { d: DiffAnswer; route: Route }) {
         title={t("bridge.chart", { from: money(d.beforeNano, c, lang), to: money(d.afterNano, c, lang) })}
         table={() => (
           <Table
-            rows={steps}
+            rows={[{ effect: "before", nano: d.beforeNano }, ...d.effects, { effect: "after", nano: d.afterNano }].map((e, order, all) => ({ ...e, order, total: order === 0 || order === all.length - 1 }))}
             caption={t("bridge.title")}
-            rowKey={(s) => s.key}
+            rowKey={(e) => e.effect}
             sorted={["order", 1]}
             columns={[
-              { key: "order", head: t("bridge.change"), value: (s) => steps.indexOf(s), cell: (s) => name(s.key) },
-              { key: "value", head: t("col.cost"), num: true, value: (s) => s.to - s.from, cell: (s) => <Money nano={s.to - s.from} currency={c} signed={!s.total} /> },
+              { key: "order", head: t("bridge.change"), value: (e) => e.order, cell: (e) => name(e.effect) },
+              { key: "hint", head: t("bridge.meaning"), wide: true, value: (e) => e.order, cell: (e) => <span class="quiet">{t(`effect.${e.effect}.hint` as Key)}</span> },
+              { key: "value", head: t("col.cost"), num: true, value: (e) => e.nano, cell: (e) => <Money nano={e.nano} currency={c} signed={!e.total} /> },
             ]}
           />
         )}

@@ -76,7 +76,7 @@ function Sankey({ d, name }: { d: FlowAnswer; name: (id: string) => string }) {
   const [hot, setHot] = useState("");
   const narrow = width < 620;
   const nodeWidth = narrow ? 8 : 14;
-  const last = (narrow ? 74 : 150) + nodeWidth; // room for the names of the last column
+  const last = (narrow ? 92 : 204) + nodeWidth; // room for the names of the last column
   const made = useMemo(() => {
     const nodes: FlowNode[] = d.nodes.map((n) => ({ id: n.id, column: kinds.indexOf(n.kind), value: n.nano }));
     const links = d.links.map((l) => ({ source: l.source, target: l.target, value: l.nano }));
@@ -97,7 +97,7 @@ function Sankey({ d, name }: { d: FlowAnswer; name: (id: string) => string }) {
   return (
     <div ref={ref} class="plot flow">
       {width > 0 && (
-        <svg width={width} height={made.height + head} role="group" aria-label={t("flow.title")} onKeyDown={(e) => roving(e, ".node")} onMouseLeave={() => setHot("")}>
+        <svg width={width} height={made.height + head + 8} role="group" aria-label={t("flow.title")} onKeyDown={(e) => roving(e, ".node")} onMouseLeave={() => setHot("")}>
           {kinds.map((k, i) => (
             <text key={k} class="axis" x={made ? ((width - last) * i) / 3 : 0} y={12}>
               {t(`flow.${k}` as Key)}
@@ -150,7 +150,7 @@ function Sankey({ d, name }: { d: FlowAnswer; name: (id: string) => string }) {
                     <rect class={`box ${id.startsWith("money:") ? `fill-${id.slice(6)}` : ""}`} x={b.x} y={b.y} width={nodeWidth} height={b.h} rx={1.5} />
                     {(fits || hot === id) && (
                       <text x={b.x + nodeWidth + 6} y={mid + 4}>
-                        {elide(name(id), textRoom(b.column))}
+                        {elide(narrow ? name(id).replace(/^.*\//, "") : name(id), textRoom(b.column), narrow ? 10.5 : 12)}
                         {!narrow && <tspan class="soft"> {short(b.value, d.currency, lang)}</tspan>}
                       </text>
                     )}

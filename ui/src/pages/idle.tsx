@@ -128,7 +128,8 @@ function Heat({ d, rows }: { d: IdleAnswer; rows: Row[] }) {
     el.height = height * ratio;
     const css = getComputedStyle(document.documentElement);
     const v = (n: string) => css.getPropertyValue(n).trim();
-    const [cold, hot, soft, ink] = [v("--heat0"), v("--heat1"), v("--soft"), v("--ink")];
+    const [cold, warm, hot, soft, ink] = [v("--heat0"), v("--heat5"), v("--heat1"), v("--soft"), v("--ink")];
+    const heat = (f: number) => (f < 0.5 ? mix(cold, warm, 2 * f) : mix(warm, hot, 2 * f - 1));
     const g = el.getContext("2d")!;
     g.scale(ratio, ratio);
     g.font = `11px ${v("--font")}`;
@@ -144,7 +145,7 @@ function Heat({ d, rows }: { d: IdleAnswer; rows: Row[] }) {
       g.fillText(elide(r.name, left - 12), 0, y[i] + ch / 2);
       for (let h = 0; h < hours; h++) {
         if (r.bill[h] < 0) continue; // not bought: nothing is drawn
-        g.fillStyle = mix(cold, hot, r.bill[h] ? Math.min(1, r.idle[h] / r.bill[h]) : 0);
+        g.fillStyle = heat(r.bill[h] ? Math.min(1, r.idle[h] / r.bill[h]) : 0);
         g.fillRect(left + h * cw, y[i], Math.max(1, cw - (cw > 6 ? 1 : 0)), ch - 1);
       }
     });
