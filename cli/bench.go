@@ -11,6 +11,7 @@ import (
 var benches = []func() *cobra.Command{
 	newBenchLocalCommand,
 	newBenchBillCommand,
+	newBenchPageCommand,
 }
 
 func newBenchCommand() *cobra.Command {

@@ -21,9 +21,9 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 
+	"github.com/neap-dev/neap/internal/browser"
 	"github.com/neap-dev/neap/server"
 	"github.com/neap-dev/neap/server/servertest"
-	"github.com/neap-dev/neap/test/browser/measure"
 	"github.com/neap-dev/neap/ui"
 )
 
@@ -31,7 +31,7 @@ import (
 type stage struct {
 	fleet   *servertest.Fleet
 	url     string
-	browser *measure.Browser
+	browser *browser.Browser
 }
 
 var (
@@ -58,7 +58,7 @@ func newStage() (*stage, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := measure.Start(context.Background())
+	b, err := browser.Start(context.Background())
 	if err != nil {
 		return nil, err
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
-	"github.com/neap-dev/neap/test/browser/measure"
+	"github.com/neap-dev/neap/internal/browser"
 )
 
 var wide = look{width: 1280, height: 900}
@@ -146,5 +146,5 @@ func TestPanning(t *testing.T) {
 		t.Fatalf("panned %d modules of %d points for %d frames", pan.Modules, pan.Points, len(pan.Frames))
 	}
 	t.Logf("%d curves of %d points: %.1f frames a second, frame p50 %v p95 %v, drawing p50 %v p95 %v", pan.Modules, pan.Points, pan.PerSecond(),
-		measure.Quantile(pan.Frames, 0.5), measure.Quantile(pan.Frames, 0.95), measure.Quantile(pan.Work, 0.5), measure.Quantile(pan.Work, 0.95))
+		browser.Quantile(pan.Frames, 0.5), browser.Quantile(pan.Frames, 0.95), browser.Quantile(pan.Work, 0.5), browser.Quantile(pan.Work, 0.95))
 }

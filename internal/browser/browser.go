@@ -1,8 +1,8 @@
-// Package measure drives a browser over the page: it starts one, says how soon
+// Package browser drives a browser over the page: it starts one, says how soon
 // the first paint comes and how smoothly a day of curves pans.
 //
 // The tests of the page and `neap bench` use it. It needs a Chromium; see [Find].
-package measure
+package browser
 
 import (
 	"context"
