@@ -65,7 +65,7 @@ func check(ctx context.Context, cfg *rest.Config, warn func(error, string)) (acc
 			continue
 		}
 		gvr := schema.GroupVersionResource{Group: p.Group, Version: versions[p.Group], Resource: p.Resource}
-		_, err := c.Resource(gvr).List(ctx, metav1.ListOptions{Limit: 1, ResourceVersion: "0"})
+		_, err := c.Resource(gvr).List(ctx, metav1.ListOptions{Limit: 1})
 		if err == nil {
 			continue
 		}
