@@ -76,7 +76,15 @@ func (s *Store) WriteHour(ctx context.Context, f bill.Facts) error {
 		return s.explain(op, err)
 	}
 
-	// 2. Write the files beside the old ones, durably.
+	// 2. Write the files beside the old ones, durably. If the old ones still have
+	// their temporary names, they get theirs first.
+	old, err := s.row(ctx, hour)
+	if err == nil && old != nil && old.state == renaming {
+		err = s.placeParts(ctx, hour, old.parts)
+	}
+	if err != nil {
+		return s.explain(op, err)
+	}
 	parts := make([]part, len(files))
 	for i, data := range files {
 		sum := sha256.Sum256(data)
@@ -313,13 +321,36 @@ func (s *Store) Hours(ctx context.Context, from, to time.Time) ([]time.Time, err
 // Facts returns the closed hours that start in [from, to), oldest first. An hour
 // whose files are damaged and cannot be rebuilt is there without machines and
 // pods, with a note that says so. Pods with equal labels share one map.
+//
+// It refuses with [ErrTooMuch] what would not fit into memory; [Store.EachHour]
+// reads any time.
 func (s *Store) Facts(ctx context.Context, from, to time.Time) ([]bill.Facts, error) {
+	hs, err := rows(ctx, s.r, from, to)
+	if err != nil {
+		return nil, s.explain("read the closed hours", err)
+	}
+	size := int64(0)
+	for i := range hs {
+		for _, p := range hs[i].parts {
+			size += p.Size
+		}
+	}
+	if size > s.mostFacts() {
+		return nil, s.explain(fmt.Sprintf("read the facts of %d hours", len(hs)), fmt.Errorf("%w (%d MiB of files)", ErrTooMuch, size>>20))
+	}
 	var out []bill.Facts
-	err := s.EachHour(ctx, from, to, func(f bill.Facts) error {
+	err = s.EachHour(ctx, from, to, func(f bill.Facts) error {
 		out = append(out, f)
 		return nil
 	})
 	return out, err
+}
+
+func (s *Store) mostFacts() int64 {
+	if s.opts.MostFacts > 0 {
+		return s.opts.MostFacts
+	}
+	return 128 << 20
 }
 
 // EachHour calls do with what [Store.Facts] would return, one hour at a time, so

@@ -28,6 +28,9 @@ type Options struct {
 	// the caller still knows of it. nil, or an error, leaves the hour a gap. It
 	// may use the store.
 	Rebuild func(ctx context.Context, from, to time.Time) (bill.Facts, error)
+	// MostFacts bounds the files that one [Store.Facts] may read, in bytes; 0 means
+	// 128 MiB, which become about a gigabyte in memory.
+	MostFacts int64
 	// Log takes what is put right and what cannot be; nil means slog.Default.
 	Log *slog.Logger
 }
@@ -59,6 +62,8 @@ var (
 	ErrDamaged = errors.New("damaged")
 	// ErrReadOnly says that the store was opened for reading.
 	ErrReadOnly = errors.New("the store is open for reading only")
+	// ErrTooMuch says that more was asked for than fits into memory.
+	ErrTooMuch = errors.New("they do not fit into memory at once")
 	// ErrFull says that the disk is full.
 	ErrFull = syscall.ENOSPC
 )
@@ -123,6 +128,16 @@ func OpenRead(dir string) (*Store, error) {
 	s.r = open(path, "_pragma=busy_timeout(10000)&_pragma=query_only(1)")
 	s.r.SetMaxOpenConns(4)
 	version, err := s.version(context.Background(), s.r)
+	if err != nil && s.unchanging(err) {
+		// SQLite wants to write beside the file even to read it, unless it is told
+		// that nobody changes it.
+		err = s.r.Close()
+		s.r = open(path, "mode=ro&immutable=1")
+		s.r.SetMaxOpenConns(4)
+		if err == nil {
+			version, err = s.version(context.Background(), s.r)
+		}
+	}
 	if err == nil {
 		err = checkVersion(version, true)
 	}
@@ -130,6 +145,17 @@ func OpenRead(dir string) (*Store, error) {
 		return nil, errors.Join(s.explain("read the store", err), s.Close())
 	}
 	return s, nil
+}
+
+// unchanging reports whether SQLite failed because nothing may be written, and
+// nobody else writes either: there is no log of changes.
+func (s *Store) unchanging(err error) bool {
+	var sErr *sqlite.Error
+	if !errors.As(err, &sErr) || sErr.Code()&0xff != sqliteCantOpen && sErr.Code()&0xff != sqliteReadOnly {
+		return false
+	}
+	st, err := os.Stat(filepath.Join(s.dir, dbName+"-wal"))
+	return errors.Is(err, fs.ErrNotExist) || err == nil && st.Size() == 0
 }
 
 func open(path, params string) *sql.DB {
@@ -246,6 +272,8 @@ func (s *Store) explain(op string, err error) error {
 		return say(err, "use a newer neap")
 	case errors.Is(err, errOlder):
 		return say(err, "start neap up once with it to bring it up to date")
+	case errors.Is(err, ErrTooMuch):
+		return say(err, "ask for a shorter time")
 	case errors.Is(err, ErrReadOnly):
 		return say(err, "open it for writing")
 	}

@@ -167,6 +167,51 @@ func TestWriteHour(t *testing.T) {
 			}
 		})
 	}
+	t.Run("more than fits into memory is refused, and can be read hour by hour", func(t *testing.T) {
+		s := open2(t, t.TempDir(), Options{MostFacts: 50_000})
+		write(t, s, 6)
+		_, err := s.Facts(t.Context(), time.Time{}, time.Time{})
+		wantError(t, err, "6 hours", "do not fit into memory", "shorter time")
+		n := 0
+		if err := s.EachHour(t.Context(), time.Time{}, time.Time{}, func(bill.Facts) error { n++; return nil }); err != nil || n != 6 {
+			t.Errorf("%d hours, %v", n, err)
+		}
+	})
+	t.Run("a store on a disk that nobody may write can be read", func(t *testing.T) {
+		if os.Geteuid() != 0 {
+			if os.Getenv("CI") == "true" {
+				t.Fatal("mounting a disk needs root")
+			}
+			t.Skip("mounting a disk needs root")
+		}
+		dir := t.TempDir()
+		if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=8m"); err != nil {
+			t.Skipf("this machine lets nobody mount a disk: %v", err)
+		}
+		t.Cleanup(func() {
+			if err := syscall.Unmount(dir, 0); err != nil {
+				t.Error(err)
+			}
+		})
+		s := open2(t, dir, Options{})
+		facts := write(t, s, 2)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Mount("", dir, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+			t.Fatal(err)
+		}
+		r, err := OpenRead(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		if d := cmp.Diff(facts, read(t, r), alike); d != "" {
+			t.Error(d)
+		}
+		_, err = Open(dir, Options{})
+		wantError(t, err, dir, "read-only", "can be written")
+	})
 	t.Run("a reader may not write", func(t *testing.T) {
 		dir := t.TempDir()
 		open2(t, dir, Options{})
@@ -492,6 +537,12 @@ func TestFullDisk(t *testing.T) {
 			}
 			if d := cmp.Diff(facts, read(t, s), alike); d != "" {
 				t.Error(d)
+			}
+			if step == "rename" { // the only copy has its temporary name
+				wantError(t, s.WriteHour(t.Context(), made(t, 78, hour0)), "no space left on device")
+				if d := cmp.Diff(facts, read(t, s), alike); d != "" {
+					t.Error(d)
+				}
 			}
 			s.fault = nil
 			if err := s.WriteHour(t.Context(), again); err != nil {
