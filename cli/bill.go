@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/neap-dev/neap/core/bill"
+	"github.com/neap-dev/neap/store/focus"
 )
 
 // groupingNames are what --by takes, and what the bill calls it.
@@ -262,7 +263,18 @@ func reason(err error) error {
 	return err
 }
 
-// writeFocus exports a window as FOCUS.
+// writeFocus exports a window as FOCUS, hour by hour: as CSV, or as Parquet to a
+// file whose name says so.
 func writeFocus(ctx context.Context, s billSource, w span, out string, stdout io.Writer) error {
-	return errors.New("not built yet")
+	hours, err := s.Hours(ctx, w)
+	if err != nil {
+		return err
+	}
+	opts := focus.Options{SubAccountID: s.Account()}
+	return writeOut(out, stdout, func(w io.Writer) error {
+		if strings.EqualFold(filepath.Ext(out), ".parquet") {
+			return focus.WriteParquet(w, hours, opts)
+		}
+		return focus.WriteCSV(w, hours, opts)
+	})
 }

@@ -30,8 +30,10 @@ type billSource interface {
 	Report(ctx context.Context, w span, by string) (bill.Report, error)
 	// Windows are roll-ups of windows, for bill.Explain.
 	Windows(ctx context.Context, w ...span) ([]bill.Window, error)
-	// Facts are the closed hours of a window.
-	Facts(ctx context.Context, w span) ([]bill.Facts, error)
+	// Hours are roll-ups of a window's closed hours, oldest first.
+	Hours(ctx context.Context, w span) ([]bill.Window, error)
+	// Account names what is billed in an export; "" if it has no name.
+	Account() string
 	// Describe names the source in a few words.
 	Describe() string
 	Close() error
@@ -167,9 +169,22 @@ func (c *clusterSource) observe(ctx context.Context, w span) (observe.Snapshot, 
 	return snap, facts, nil
 }
 
-func (c *clusterSource) Facts(ctx context.Context, w span) ([]bill.Facts, error) {
+func (c *clusterSource) Account() string { return c.name }
+
+func (c *clusterSource) Hours(ctx context.Context, w span) ([]bill.Window, error) {
 	_, facts, err := c.observe(ctx, w)
-	return facts, err
+	if err != nil {
+		return nil, err
+	}
+	hours := make([]bill.Window, 0, len(facts))
+	for _, f := range facts {
+		rolled, err := bill.Rollup(f)
+		if err != nil {
+			return nil, err
+		}
+		hours = append(hours, rolled)
+	}
+	return hours, nil
 }
 
 func (c *clusterSource) Report(ctx context.Context, w span, by string) (bill.Report, error) {
@@ -298,12 +313,26 @@ func (s *storeSource) Report(ctx context.Context, w span, by string) (bill.Repor
 	return r, err
 }
 
-func (s *storeSource) Facts(ctx context.Context, w span) ([]bill.Facts, error) {
+func (s *storeSource) Account() string { return "" }
+
+func (s *storeSource) Hours(ctx context.Context, w span) ([]bill.Window, error) {
 	w, err := s.whole(ctx, w)
 	if err != nil {
 		return nil, err
 	}
-	return s.st.Facts(ctx, w.From, w.To)
+	starts, err := s.st.Hours(ctx, w.From, w.To)
+	if err != nil {
+		return nil, err
+	}
+	hours := make([]bill.Window, 0, len(starts))
+	for _, at := range starts {
+		rolled, err := s.st.Window(ctx, at, at.Truncate(time.Hour).Add(time.Hour))
+		if err != nil {
+			return nil, err
+		}
+		hours = append(hours, rolled)
+	}
+	return hours, nil
 }
 
 func (s *storeSource) Windows(ctx context.Context, spans ...span) ([]bill.Window, error) {

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/spf13/cobra"
 
 	"github.com/neap-dev/neap/core/bill"
 	"github.com/neap-dev/neap/core/machine"
@@ -140,4 +143,138 @@ func exampleHour(t *testing.T, hour int, requests, useMilli, cores int64) bill.F
 		t.Fatal(err)
 	}
 	return f
+}
+
+// documents are the pages whose commands and links must be true.
+func documents(t *testing.T) map[string]string {
+	t.Helper()
+	root := filepath.Join("..")
+	pages := map[string]string{}
+	for _, pattern := range []string{"*.md", "docs/*.md", "docs/*/*.md", "bench/*.md", "deploy/chart/*/*.md", "kube/scheduler/*/*.md"} {
+		files, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			text, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pages[f] = string(text)
+		}
+	}
+	if len(pages) < 8 {
+		t.Fatalf("found only %d pages", len(pages))
+	}
+	return pages
+}
+
+// TestDocumentedCommands tries every command line in the pages and in the help
+// texts: targets of make exist, commands of neap and their flags are known.
+func TestDocumentedCommands(t *testing.T) {
+	makefile, err := os.ReadFile(filepath.Join("..", "Makefile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := func(t *testing.T, words []string) {
+		t.Helper()
+		root, _ := newRoot()
+		cmd, args, err := root.Find(words)
+		if err == nil {
+			err = cmd.ParseFlags(args)
+		}
+		if err == nil && cmd.HasSubCommands() && cmd.Flags().NArg() > 0 {
+			err = unknownCommand(cmd, cmd.Flags().Arg(0))
+		}
+		if err != nil && !strings.Contains(err.Error(), "flag needs an argument") { // a span that only names a flag
+			t.Errorf("%q: %v", strings.Join(words, " "), err)
+		}
+	}
+	tried := 0
+	for page, text := range documents(t) {
+		for _, code := range commandLines(text) {
+			words := strings.Fields(code)
+			switch filepath.Base(words[0]) {
+			case "neap":
+				known(t, words[1:])
+				tried++
+			case "make":
+				for _, target := range words[1:] {
+					if !strings.Contains(target, "=") && !strings.Contains(string(makefile), "\n"+target+":") {
+						t.Errorf("%s: there is no target %q", page, target)
+					}
+				}
+				tried++
+			}
+		}
+	}
+	root, _ := newRoot()
+	var examples func(c *cobra.Command)
+	examples = func(c *cobra.Command) {
+		for l := range strings.Lines(c.Example) {
+			for part := range strings.SplitSeq(l, "&&") {
+				if words := strings.Fields(strings.Split(part, "#")[0]); len(words) > 0 && words[0] == "neap" {
+					known(t, words[1:])
+					tried++
+				}
+			}
+		}
+		for _, below := range c.Commands() {
+			examples(below)
+		}
+	}
+	examples(root)
+	if tried < 20 {
+		t.Errorf("only %d command lines were found", tried)
+	}
+}
+
+// commandLines returns the lines of shell blocks, and code spans that are
+// commands of neap or make.
+func commandLines(text string) []string {
+	var lines []string
+	block := ""
+	for l := range strings.Lines(text) {
+		l = strings.TrimSpace(l)
+		if lang, fence := strings.CutPrefix(l, "```"); fence {
+			if block != "" {
+				block = ""
+			} else {
+				block = "x" + lang
+			}
+			continue
+		}
+		if block == "xsh" || block == "xbash" {
+			for part := range strings.SplitSeq(strings.Split(l, " #")[0], "&&") {
+				if part = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(part), "$ ")); part != "" {
+					lines = append(lines, part)
+				}
+			}
+			continue
+		}
+		if block != "" {
+			continue
+		}
+		for i, span := range strings.Split(l, "`") {
+			if i%2 == 1 && (strings.HasPrefix(span, "neap ") || strings.HasPrefix(span, "bin/neap ") || strings.HasPrefix(span, "make ")) && !strings.ContainsAny(span, "…<|[") {
+				lines = append(lines, span)
+			}
+		}
+	}
+	return lines
+}
+
+// TestLinks checks that what the pages point to within the repository is there.
+func TestLinks(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#]+)(#[^)]*)?\)`)
+	for page, text := range documents(t) {
+		for _, m := range link.FindAllStringSubmatch(text, -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(filepath.Dir(page), m[1])); err != nil {
+				t.Errorf("%s points to %s, which is not there", page, m[1])
+			}
+		}
+	}
 }
