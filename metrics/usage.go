@@ -37,9 +37,10 @@ type UsageOptions struct {
 
 // Usage returns what pods used from one instant to a later one, by
 // "namespace/pod". It reads raw points, so resets of counters are found in each
-// container's own series before containers are added up, and a gap stays a gap:
-// time for which a pod has no sample. A resource that nothing measures is
-// Missing in the samples.
+// series before containers are added up, and a gap stays a gap: time for which a
+// pod has no sample. A resource that nothing measures is Missing in the samples.
+// A container or GPU that is scraped twice, from cAdvisor and the kubelet's
+// resource endpoint or by two replicas of Prometheus, counts once.
 //
 // Points up to MaxGap before from and after to are read too, so that the first
 // and the last reading reach beyond the window; samples are cut off at its ends.
@@ -62,19 +63,21 @@ func Usage(ctx context.Context, source Source, from, to time.Time, opts UsageOpt
 		kind  resource.Kind
 		query string
 		turn  func([]bill.CounterPoint) []bill.Reading
+		of    func(map[string]string) string // the container or GPU that a series is of
 	}{
 		// The empty container and "POD" are cAdvisor's sums over the pod and its
 		// sandbox: counting them too would count twice.
 		{resource.CPU, CPUSeconds + `{pod!="",container!="",container!="POD"` + more + `}`,
-			func(p []bill.CounterPoint) []bill.Reading { return bill.FromCounter(p, 1000, opts.MaxGap) }},
+			func(p []bill.CounterPoint) []bill.Reading { return bill.FromCounter(p, 1000, opts.MaxGap) }, container},
 		{resource.Memory, MemoryBytes + `{pod!="",container!="",container!="POD"` + more + `}`,
-			func(p []bill.CounterPoint) []bill.Reading { return bill.FromGauge(p, 1, opts.MaxGap) }},
+			func(p []bill.CounterPoint) []bill.Reading { return bill.FromGauge(p, 1, opts.MaxGap) }, container},
 		{resource.GPU, GPUPercent + `{pod!=""` + more + `}`,
-			func(p []bill.CounterPoint) []bill.Reading { return bill.FromGauge(p, 10, opts.MaxGap) }},
+			func(p []bill.CounterPoint) []bill.Reading { return bill.FromGauge(p, 10, opts.MaxGap) }, gpu},
 	}
 
 	var partial *PartialError
-	pods := map[string]*[resource.Kinds][][]bill.Reading{}
+	type part map[string][][]bill.Reading // the series of each container or GPU
+	pods := map[string]*[resource.Kinds]part{}
 	for _, r := range reads {
 		all, err := rawPoints(ctx, source, r.query, from.Add(-opts.MaxGap), to.Add(opts.MaxGap), opts)
 		if err != nil && !Partial(err) {
@@ -88,11 +91,15 @@ func Usage(ctx context.Context, source Source, from, to time.Time, opts UsageOpt
 			}
 			p := pods[pod]
 			if p == nil {
-				p = new([resource.Kinds][][]bill.Reading)
+				p = new([resource.Kinds]part)
 				pods[pod] = p
 			}
 			if readings := cut(r.turn(s.points), from, to); len(readings) > 0 {
-				p[r.kind] = append(p[r.kind], readings)
+				if p[r.kind] == nil {
+					p[r.kind] = part{}
+				}
+				of := r.of(s.labels)
+				p[r.kind][of] = append(p[r.kind][of], readings)
 			}
 		}
 	}
@@ -101,10 +108,14 @@ func Usage(ctx context.Context, source Source, from, to time.Time, opts UsageOpt
 	for pod, lists := range pods {
 		var readings [resource.Kinds][]bill.Reading
 		for k := range lists {
-			if len(lists[k]) == 1 {
-				readings[k] = lists[k][0]
+			var parts [][]bill.Reading
+			for _, series := range lists[k] {
+				parts = append(parts, highest(series))
+			}
+			if len(parts) == 1 {
+				readings[k] = parts[0]
 			} else {
-				readings[k] = bill.AddReadings(lists[k]...)
+				readings[k] = bill.AddReadings(parts...)
 			}
 		}
 		if samples := bill.MergeSamples(readings); len(samples) > 0 {
@@ -112,6 +123,49 @@ func Usage(ctx context.Context, source Source, from, to time.Time, opts UsageOpt
 		}
 	}
 	return out, partial.orNil()
+}
+
+func container(labels map[string]string) string { return labels["container"] }
+
+func gpu(labels map[string]string) string {
+	if id := labels["UUID"]; id != "" {
+		return id
+	}
+	return labels["node"] + "/" + labels["Hostname"] + "/" + labels["gpu"]
+}
+
+// highest makes one list of several of the same thing: at every moment the
+// highest reading, where any covers it. A container that restarted has one after
+// the other, one that is scraped twice has two alike.
+func highest(lists [][]bill.Reading) []bill.Reading {
+	if len(lists) == 1 {
+		return lists[0]
+	}
+	var edges []time.Time
+	for _, l := range lists {
+		for _, r := range l {
+			edges = append(edges, r.From, r.To)
+		}
+	}
+	slices.SortFunc(edges, time.Time.Compare)
+	edges = slices.CompactFunc(edges, time.Time.Equal)
+	at := make([]int, len(lists))
+	var out []bill.Reading
+	for i := 0; i+1 < len(edges); i++ {
+		most, covered := int64(0), false
+		for n, l := range lists {
+			for at[n] < len(l) && !l[at[n]].To.After(edges[i]) {
+				at[n]++
+			}
+			if at[n] < len(l) && !l[at[n]].From.After(edges[i]) {
+				most, covered = max(most, l[at[n]].Use), true
+			}
+		}
+		if covered {
+			out = append(out, bill.Reading{From: edges[i], To: edges[i+1], Use: most})
+		}
+	}
+	return out
 }
 
 // A raw is one series' points.

@@ -94,6 +94,32 @@ func TestUsage(t *testing.T) {
 			t.Errorf("got %v", use)
 		}
 	})
+	t.Run("a container that is scraped twice counts once, and one that restarts goes on", func(t *testing.T) {
+		e := open(t, t.TempDir(), metrics.EmbeddedOptions{})
+		cpu := func(pod, path, id string, v float64) metrics.Sample {
+			return metrics.Sample{V: v, Labels: map[string]string{"__name__": metrics.CPUSeconds, "namespace": "n", "pod": pod, "container": "app", "metrics_path": path, "id": id}}
+		}
+		for d := time.Duration(0); d <= 10*time.Minute; d += 15 * time.Second {
+			samples := []metrics.Sample{cpu("twice", "/metrics/cadvisor", "/x", d.Seconds()), cpu("twice", "/metrics/resource", "", d.Seconds())}
+			if d < 5*time.Minute {
+				samples = append(samples, cpu("again", "/metrics/cadvisor", "/1", d.Seconds()))
+			} else {
+				samples = append(samples, cpu("again", "/metrics/cadvisor", "/2", (d-5*time.Minute).Seconds()))
+			}
+			if err := e.Append(t.Context(), from.Add(d), samples); err != nil {
+				t.Fatal(err)
+			}
+		}
+		use, err := metrics.Usage(t.Context(), e, from, to, metrics.UsageOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for pod, want := range map[string]time.Duration{"n/twice": 10 * time.Minute, "n/again": 10*time.Minute - 15*time.Second} {
+			if got, covered := seconds(use[pod], resource.CPU); got != 1000*want.Seconds() || covered != want {
+				t.Errorf("%s used %v milli-core-seconds over %v, want a core for %v", pod, got, covered, want)
+			}
+		}
+	})
 	t.Run("an unanswered query is the error, not an absence of use", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
