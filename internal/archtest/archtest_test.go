@@ -13,6 +13,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io"
+	"io/fs"
 	"maps"
 	"os/exec"
 	"path"
@@ -291,6 +292,7 @@ func list(t *testing.T, args ...string) []goPackage {
 	fields := "-json=ImportPath,Name,Dir,Doc,GoFiles,TestGoFiles,Imports,TestImports,XTestImports"
 	cmd := exec.Command("go", append([]string{"list", "-e", fields}, args...)...)
 	cmd.Dir = filepath.Join("..", "..")
+	look(t, cmd.Dir)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -306,5 +308,23 @@ func list(t *testing.T, args ...string) []goPackage {
 			t.Fatalf("read go list's answer: %v", err)
 		}
 		all = append(all, p)
+	}
+}
+
+// look opens every folder of the tree, so that go test knows what the result
+// depends on and does not answer from its cache when a source has changed.
+func look(t *testing.T, root string) {
+	t.Helper()
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && slices.Contains([]string{".git", "bin", "node_modules", "dist"}, d.Name()) {
+			return filepath.SkipDir
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // a temporary file, gone again
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
