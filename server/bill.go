@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -73,8 +74,14 @@ func (s *Server) bill(r *http.Request) (any, error) {
 }
 
 // labels returns the label keys of the window's last hour. They only offer
-// choices, so an error leaves them out.
+// choices, so an error leaves them out. The last answer is kept, for an hour of
+// a large cluster takes a while to read.
 func (s *Server) labels(ctx context.Context, w span) []string {
+	s.labelled.mu.Lock()
+	defer s.labelled.mu.Unlock()
+	if s.labelled.to.Equal(w.To) {
+		return s.labelled.keys
+	}
 	facts, err := s.opts.Store.Facts(ctx, w.To.Add(-time.Hour), w.To)
 	if err != nil {
 		return nil
@@ -87,12 +94,8 @@ func (s *Server) labels(ctx context.Context, w span) []string {
 			}
 		}
 	}
-	keys := make([]string, 0, len(seen))
-	for k := range seen {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
+	s.labelled.to, s.labelled.keys = w.To, slices.Sorted(maps.Keys(seen))
+	return s.labelled.keys
 }
 
 type diffAnswer struct {
@@ -321,21 +324,14 @@ func (s *Server) idle(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	facts, err := s.detail(r.Context(), w)
-	if err != nil {
-		return nil, err
-	}
-	a := idleOf(facts)
-	a.span = w
-	a.Guard, err = s.guard(r.Context(), w)
-	return a, err
-}
-
-func idleOf(facts []bill.Facts) idleAnswer {
-	a := idleAnswer{Boxes: boxNames(), Hours: make([]time.Time, len(facts)), Totals: make([]money.Amount, len(bill.Boxes))}
+	a := idleAnswer{span: w, Boxes: boxNames(), Hours: []time.Time{}, Totals: make([]money.Amount, len(bill.Boxes))}
 	rows := map[string]*idleMachine{}
-	for h, f := range facts {
-		a.Currency, a.Hours[h] = f.Currency, f.From.UTC()
+	most := w.hours() // a store may close two parts of an hour
+	err = s.each(r.Context(), w, func(h int, f bill.Facts) {
+		if h >= most {
+			return
+		}
+		a.Currency, a.Hours = f.Currency, append(a.Hours, f.From.UTC())
 		for i := range f.Machines {
 			m := &f.Machines[i]
 			name := m.Name
@@ -344,7 +340,7 @@ func idleOf(facts []bill.Facts) idleAnswer {
 			}
 			row := rows[name]
 			if row == nil {
-				row = &idleMachine{Name: name, Pool: m.Pool, Type: m.Type, Bill: make([]money.Amount, len(facts)), Boxes: map[string][]money.Amount{}}
+				row = &idleMachine{Name: name, Pool: m.Pool, Type: m.Type, Bill: make([]money.Amount, most), Boxes: map[string][]money.Amount{}}
 				for i := range row.Bill {
 					row.Bill[i] = -1
 				}
@@ -357,11 +353,20 @@ func idleOf(facts []bill.Facts) idleAnswer {
 					continue
 				}
 				if row.Boxes[string(box)] == nil {
-					row.Boxes[string(box)] = make([]money.Amount, len(facts))
+					row.Boxes[string(box)] = make([]money.Amount, most)
 				}
 				row.Boxes[string(box)][h] += v
 				a.Totals[b] += v
 			}
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, row := range rows { // hours that are not recorded have no column
+		row.Bill = row.Bill[:len(a.Hours)]
+		for box := range row.Boxes {
+			row.Boxes[box] = row.Boxes[box][:len(a.Hours)]
 		}
 	}
 	a.Machines = make([]idleMachine, 0, len(rows))
@@ -374,7 +379,8 @@ func idleOf(facts []bill.Facts) idleAnswer {
 		}
 		return strings.Compare(a.Name, b.Name)
 	})
-	return a
+	a.Guard, err = s.guard(r.Context(), w)
+	return a, err
 }
 
 type decisionsAnswer struct {

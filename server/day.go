@@ -106,17 +106,11 @@ func (s *Server) day(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	facts, err := s.detail(ctx, w)
-	if err != nil {
-		return nil, err
-	}
+	var running *bill.Facts
+	closed := w
 	if s.opts.Live != nil && !r.URL.Query().Has("to") { // the hour that runs belongs to the day
-		if f, err := s.opts.Live.Provisional(ctx); err == nil && f.To.After(w.To) && !f.From.Before(w.To) {
-			facts = append(slices.Clone(facts), f)
-			w.To = f.To.Truncate(time.Minute)
-			if !w.To.After(w.From) {
-				w.To = f.To
-			}
+		if f, err := s.opts.Live.Provisional(ctx); err == nil && f.To.Sub(w.To) >= time.Minute && !f.From.Before(w.To) {
+			running, w.To = &f, f.To.Truncate(time.Minute)
 		}
 	}
 	step := time.Minute
@@ -124,90 +118,116 @@ func (s *Server) day(r *http.Request) (any, error) {
 		step *= 5
 	}
 	n := int(w.To.Sub(w.From) / step)
-	a := dayAnswer{span: w, StepSeconds: int64(step / time.Second), Points: n, Notes: []string{}, Pools: []poolDay{}, Modules: []moduleDay{}}
-	base := daybase(facts, w.From, step, n)
+	a := dayAnswer{span: w, StepSeconds: int64(step / time.Second), Points: n, Notes: []string{}, Pools: []poolDay{}, Modules: []moduleDay{}, Money: []moneyHour{}}
+	base := &dayBase{from: w.From, step: step, n: n, pools: map[string]*poolDay{}, nodePool: map[string]string{}, perPod: map[string]float64{}, podSeconds: map[string]float64{}, load: map[string]curve{}}
+	if err := s.each(ctx, closed, func(_ int, f bill.Facts) { base.add(f) }); err != nil {
+		return nil, err
+	}
+	if running != nil {
+		base.add(*running)
+	}
+	base.finish()
 	a.Currency, a.Money = base.currency, base.money
 	s.measured(ctx, &a, base, step)
-	a.Guard, err = s.guard(ctx, span{w.From, w.To.Truncate(time.Hour)})
+	a.Guard, err = s.guard(ctx, closed)
 	return a, err
 }
 
-// A dayBase is what the closed hours alone say of the day.
+// A dayBase is what the hours' facts alone say of the day.
 type dayBase struct {
-	currency string
-	money    []moneyHour
-	pools    map[string]*poolDay
-	nodePool map[string]string  // machine, or virtual node, to pool
-	perPod   map[string]float64 // cores that one pod of namespace/name requests, mean
-	load     map[string]curve   // namespace/name to requests a second, hourly
+	from time.Time
+	step time.Duration
+	n    int
+
+	currency   string
+	money      []moneyHour
+	pools      map[string]*poolDay
+	nodePool   map[string]string  // machine, or virtual node, to pool
+	perPod     map[string]float64 // cores that one pod of namespace/name requests, mean
+	podSeconds map[string]float64
+	load       map[string]curve // namespace/name to requests a second, hourly
+	covered    []bool           // by step: an hour is recorded
 }
 
-func daybase(facts []bill.Facts, from time.Time, step time.Duration, n int) *dayBase {
-	b := &dayBase{pools: map[string]*poolDay{}, nodePool: map[string]string{}, perPod: map[string]float64{}, load: map[string]curve{}}
+// spread adds an integral of milli-core-seconds over [f, t) to the steps it covers.
+func (b *dayBase) spread(c curve, integral int64, f, t time.Time) {
+	sec := t.Sub(f).Seconds()
+	if sec <= 0 || integral == 0 {
+		return
+	}
+	cores := float64(integral) / 1000 / sec
+	lo, hi := f.Sub(b.from).Seconds()/b.step.Seconds(), t.Sub(b.from).Seconds()/b.step.Seconds()
+	for i := max(0, int(lo)); i < b.n && float64(i) < hi; i++ {
+		c[i] += cores * (min(hi, float64(i+1)) - max(lo, float64(i)))
+	}
+}
+
+func (b *dayBase) add(f bill.Facts) {
 	pool := func(name string) *poolDay {
 		p := b.pools[name]
 		if p == nil {
-			p = &poolDay{Name: name, Bought: make(curve, n), Held: make(curve, n), Used: make(curve, n)}
+			p = &poolDay{Name: name, Bought: make(curve, b.n), Held: make(curve, b.n), Used: make(curve, b.n)}
 			b.pools[name] = p
 		}
 		return p
 	}
-	// spread adds an integral of milli-core-seconds over [f, t) to the steps it covers.
-	spread := func(c curve, integral int64, f, t time.Time) {
-		sec := t.Sub(f).Seconds()
-		if sec <= 0 || integral == 0 {
-			return
+	if b.covered == nil {
+		b.covered = make([]bool, b.n)
+	}
+	for i := max(0, int(f.From.Sub(b.from)/b.step)); i < b.n && b.from.Add(time.Duration(i)*b.step).Before(f.To); i++ {
+		b.covered[i] = true
+	}
+	b.currency = f.Currency
+	h := moneyHour{From: f.From.UTC()}
+	for i := range f.Machines {
+		m := &f.Machines[i]
+		name, _, _ := strings.Cut(m.Name, "/")
+		b.nodePool[name] = m.Pool
+		b.spread(pool(m.Pool).Bought, m.CapacitySeconds[resource.CPU], m.From, m.To)
+		h.BillNano += m.Bill.Sum()
+	}
+	for i := range f.Pods {
+		p := &f.Pods[i]
+		b.spread(pool(p.Pool).Held, p.HeldSeconds[resource.CPU], p.From, p.To)
+		b.spread(pool(p.Pool).Used, p.UseSeconds[resource.CPU], p.From, p.To)
+		h.UsedNano += p.Used.Sum()
+		name := p.Module.Namespace + "/" + p.Module.Name
+		b.perPod[name] += float64(p.RequestSeconds[resource.CPU]) / 1000
+		b.podSeconds[name] += p.To.Sub(p.From).Seconds()
+	}
+	for i := range f.Loads {
+		l := &f.Loads[i]
+		if l.Requests < 0 {
+			continue
 		}
-		cores := float64(integral) / 1000 / sec
-		lo, hi := f.Sub(from).Seconds()/step.Seconds(), t.Sub(from).Seconds()/step.Seconds()
-		for i := max(0, int(lo)); i < n && float64(i) < hi; i++ {
-			c[i] += cores * (min(hi, float64(i+1)) - max(lo, float64(i)))
+		name := l.Module.Namespace + "/" + l.Module.Name
+		c := b.load[name]
+		if c == nil {
+			c = gaps(b.n)
+			b.load[name] = c
+		}
+		lo, hi := int(f.From.Sub(b.from)/b.step), int(f.To.Sub(b.from)/b.step)
+		for i := max(0, lo); i < min(b.n, hi); i++ {
+			c[i] = float64(l.Requests) / f.To.Sub(f.From).Seconds()
 		}
 	}
-	podSeconds := map[string]float64{}
-	for _, f := range facts {
-		b.currency = f.Currency
-		h := moneyHour{From: f.From.UTC()}
-		for i := range f.Machines {
-			m := &f.Machines[i]
-			name, _, _ := strings.Cut(m.Name, "/")
-			b.nodePool[name] = m.Pool
-			spread(pool(m.Pool).Bought, m.CapacitySeconds[resource.CPU], m.From, m.To)
-			h.BillNano += m.Bill.Sum()
-		}
-		for i := range f.Pods {
-			p := &f.Pods[i]
-			spread(pool(p.Pool).Held, p.HeldSeconds[resource.CPU], p.From, p.To)
-			spread(pool(p.Pool).Used, p.UseSeconds[resource.CPU], p.From, p.To)
-			h.UsedNano += p.Used.Sum()
-			name := p.Module.Namespace + "/" + p.Module.Name
-			b.perPod[name] += float64(p.RequestSeconds[resource.CPU]) / 1000
-			podSeconds[name] += p.To.Sub(p.From).Seconds()
-		}
-		for i := range f.Loads {
-			l := &f.Loads[i]
-			if l.Requests < 0 {
-				continue
-			}
-			name := l.Module.Namespace + "/" + l.Module.Name
-			c := b.load[name]
-			if c == nil {
-				c = gaps(n)
-				b.load[name] = c
-			}
-			lo, hi := int(f.From.Sub(from)/step), int(f.To.Sub(from)/step)
-			for i := max(0, lo); i < min(n, hi); i++ {
-				c[i] = float64(l.Requests) / f.To.Sub(f.From).Seconds()
-			}
-		}
-		b.money = append(b.money, h)
-	}
-	for name, sec := range podSeconds {
+	b.money = append(b.money, h)
+}
+
+func (b *dayBase) finish() {
+	for name, sec := range b.podSeconds {
 		if sec > 0 {
 			b.perPod[name] /= sec
 		}
 	}
-	return b
+	for i, ok := range b.covered {
+		if ok {
+			continue
+		}
+		for _, p := range b.pools { // an hour that is not recorded is a gap, not a zero
+			p.Bought[i], p.Held[i], p.Used[i] = math.NaN(), math.NaN(), math.NaN()
+		}
+	}
 }
 
 // measured adds what only the metrics know. A question they do not answer

@@ -53,11 +53,9 @@ func (s *Server) machines(r *http.Request) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		facts, err := s.detail(ctx, span{w.To.Add(-time.Hour), w.To})
-		if err != nil {
+		if err := s.each(ctx, span{w.To.Add(-time.Hour), w.To}, func(_ int, f bill.Facts) { fleet = fleetOf(f) }); err != nil {
 			return nil, err
 		}
-		fleet = fleetOf(facts[len(facts)-1])
 	}
 	a := tiles(fleet)
 	a.Live, a.Guard = s.opts.Live != nil, guardOf(nil)

@@ -71,6 +71,12 @@ type Server struct {
 	once    sync.Once
 	streams chan struct{} // one token for each open stream
 	news    news
+
+	labelled struct {
+		mu   sync.Mutex
+		to   time.Time
+		keys []string
+	}
 }
 
 var _ http.Handler = (*Server)(nil)

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -205,6 +206,34 @@ func TestTheDayShowsAGapAsAGap(t *testing.T) {
 		if p.Used[at(4, 10)] != nil || p.Bought[at(4, 10)] == nil || p.Used[at(12, 0)] == nil || *p.Used[at(12, 0)] > *p.Bought[at(12, 0)] {
 			t.Errorf("%s: the gap or noon is wrong", p.Name)
 		}
+	}
+}
+
+// patchy is a store that lacks one hour in the midst.
+type patchy struct{ *servertest.Fleet }
+
+var lost = servertest.Start.Add(40 * time.Hour)
+
+func (p patchy) Hours(ctx context.Context, from, to time.Time) ([]time.Time, error) {
+	hours, err := p.Fleet.Hours(ctx, from, to)
+	return slices.DeleteFunc(hours, lost.Equal), err
+}
+
+func TestAnHourThatIsNotRecordedIsAGap(t *testing.T) {
+	h := server.New(server.Options{Store: patchy{fleet(t)}, Assets: page})
+	d := get[day](t, h, "/api/v1/day")
+	in, after := int(lost.Sub(d.From)/time.Minute)+30, int(lost.Sub(d.From)/time.Minute)+90
+	for _, p := range d.Pools {
+		if p.Bought[in] != nil || p.Used[in] != nil || p.Held[in] != nil || p.Bought[after] == nil {
+			t.Errorf("%s: in the gap %v bought, after it %v", p.Name, p.Bought[in], p.Bought[after])
+		}
+	}
+	idle := get[struct {
+		Hours    []time.Time
+		Machines []struct{ Bill []money.Amount }
+	}](t, h, "/api/v1/idle")
+	if len(idle.Hours) != 23 || len(idle.Machines[0].Bill) != 23 {
+		t.Errorf("%d hours, %d cells", len(idle.Hours), len(idle.Machines[0].Bill))
 	}
 }
 

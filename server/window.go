@@ -108,19 +108,31 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// detail returns the facts of a window that is short enough to show hour by hour.
-func (s *Server) detail(ctx context.Context, w span) ([]bill.Facts, error) {
+// each gives the closed hours of a window that is short enough to show hour by
+// hour, one at a time, for the facts of a whole day may not fit into memory.
+func (s *Server) each(ctx context.Context, w span, do func(i int, f bill.Facts)) error {
 	if w.To.Sub(w.From) > maxDetail {
-		return nil, refuse(http.StatusBadRequest, "The window has %d hours; this page shows at most %d, so choose a shorter one.", w.hours(), int(maxDetail/time.Hour))
+		return refuse(http.StatusBadRequest, "The window has %d hours; this page shows at most %d, so choose a shorter one.", w.hours(), int(maxDetail/time.Hour))
 	}
-	facts, err := s.opts.Store.Facts(ctx, w.From, w.To)
+	hours, err := s.opts.Store.Hours(ctx, w.From, w.To)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if len(facts) == 0 {
-		return nil, refuse(http.StatusNotFound, "No hour is closed between %s and %s; choose a window within what is recorded.", w.From.Format(time.RFC3339), w.To.Format(time.RFC3339))
+	if len(hours) == 0 {
+		return refuse(http.StatusNotFound, "No hour is closed between %s and %s; choose a window within what is recorded.", w.From.Format(time.RFC3339), w.To.Format(time.RFC3339))
 	}
-	return facts, nil
+	i := 0
+	for _, h := range hours {
+		facts, err := s.opts.Store.Facts(ctx, h, h.Add(time.Hour))
+		if err != nil {
+			return err
+		}
+		for _, f := range facts {
+			do(i, f)
+			i++
+		}
+	}
+	return nil
 }
 
 // A guard says how the modules' quality guards stood over a window.

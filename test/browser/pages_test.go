@@ -43,18 +43,18 @@ var (
 // set returns the stage that the tests share.
 func set(t *testing.T) *stage {
 	t.Helper()
-	once.Do(func() { shared, sharedBy = newStage() })
+	once.Do(func() { shared, sharedBy = newStage(48) })
 	if sharedBy != nil {
 		missing(t, sharedBy.Error())
 	}
 	return shared
 }
 
-func newStage() (*stage, error) {
+func newStage(hours int) (*stage, error) {
 	if _, err := fs.Stat(ui.Assets(), "index.html"); err != nil {
 		return nil, errors.New("the page is not built: run make ui first")
 	}
-	fleet, err := servertest.New(48)
+	fleet, err := servertest.New(hours)
 	if err != nil {
 		return nil, err
 	}

@@ -101,7 +101,7 @@ func TestTheBillIsGroupedAndSortedAsAsked(t *testing.T) {
 // TestTheDayGoesOn moves the fleet's clock: the hour so far changes on the page,
 // and when the hour closes the bill is asked for again, without a reload.
 func TestTheDayGoesOn(t *testing.T) {
-	s, err := newStage()
+	s, err := newStage(3)
 	if err != nil {
 		missing(t, err.Error())
 	}
@@ -120,6 +120,22 @@ func TestTheDayGoesOn(t *testing.T) {
 	p.until(`document.querySelector(".picker .quiet").textContent !== ` + "`" + window + "`")
 	p.js(`window.wasHere === true`)
 	p.clean()
+}
+
+// TestTheFirstHourAppears opens the page before any hour is closed: it says so,
+// and shows the bill by itself once there is one.
+func TestTheFirstHourAppears(t *testing.T) {
+	s, err := newStage(0)
+	if err != nil {
+		missing(t, err.Error())
+	}
+	defer s.browser.Close()
+	p := s.open(t, "bill", wide)
+	p.until(`document.querySelector("[role=alert]")?.textContent.includes("No hour is closed yet")`)
+	if err := s.fleet.Advance(time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	p.until(`document.querySelectorAll("main table tbody tr").length > 20 && document.querySelector("[role=alert]") === null`)
 }
 
 // TestFirstPaint prints how soon the page is painted. The bar of a second is

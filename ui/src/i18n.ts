@@ -271,7 +271,7 @@ export const en = {
   "decisions.realised": "Realised",
   "decisions.inputs": "Inputs",
   "decisions.considered": "Also considered",
-  "decisions.perhour": "a hour",
+  "decisions.perhour": "an hour",
   "decisions.how.1": "Each row is one decision: what was seen, what was done or advised, why, and what else was considered. Predicted and realised are savings an hour; a negative figure is a cost. Rows are added and never changed.",
 } as const;
 

@@ -75,10 +75,12 @@ export function useAppState(): App {
 
   useEffect(() => {
     let stop = false;
+    let known: string | undefined; // up to where hours were closed when we last asked
     const look = () =>
       ask<StatusAnswer>("status", {}).then(
         (s) => {
           if (stop) return;
+          known ??= s.closed?.to ?? "";
           setStatus(s);
           if (s.live) setLive(s.live);
         },
@@ -89,8 +91,8 @@ export function useAppState(): App {
     // break; a refusal, such as too many listeners, is tried again slowly.
     let source: EventSource;
     let timer = 0;
-    let closedTo = "";
     const open = () => {
+      clearTimeout(timer);
       source = new EventSource("api/v1/events");
       source.onopen = () => {
         setConnected(true);
@@ -104,16 +106,24 @@ export function useAppState(): App {
       source.addEventListener("provisional", (e) => setProvisional(JSON.parse(e.data)));
       source.addEventListener("closed", (e) => {
         const span = JSON.parse(e.data) as Span;
-        if (closedTo && closedTo !== span.to) {
+        if (known !== undefined && known !== span.to) {
           setEpoch((n) => n + 1);
           look();
         }
-        closedTo = span.to;
+        known = span.to;
       });
     };
+    // A browser has few connections to a server; a page that nobody sees frees its own.
+    const seen = () => {
+      if (document.visibilityState === "visible") {
+        if (source.readyState === EventSource.CLOSED) open();
+      } else timer = window.setTimeout(() => document.visibilityState !== "visible" && source.close(), 30_000);
+    };
+    document.addEventListener("visibilitychange", seen);
     open();
     return () => {
       stop = true;
+      document.removeEventListener("visibilitychange", seen);
       clearTimeout(timer);
       source.close();
     };

@@ -35,7 +35,7 @@ export function style(): Style {
     accent: v("--accent"),
     panel: v("--panel"),
     font: `11px ${v("--font")}`,
-    cats: Array.from({ length: 10 }, (_, i) => v(`--cat${i}`)),
+    cats: Array.from({ length: 12 }, (_, i) => v(`--cat${i}`)),
   };
 }
 

@@ -65,7 +65,7 @@ function Body({ d, route }: { d: DayAnswer; route: Route }) {
     return {
       times: Array.from({ length: d.points }, (_, i) => start + (i + 1) * d.stepSeconds),
       capacity: { bought: sum("bought"), held: sum("held"), ready: sum("ready"), used: sum("used") },
-      modules: d.modules.map((m) => ({ name: m.name, load: m.load, colour: namespaces.indexOf(m.name.split("/")[0]) % 10 })),
+      modules: d.modules.map((m) => ({ name: m.name, load: m.load, colour: namespaces.indexOf(m.name.split("/")[0]) % 12 })),
       highlight: d.modules.findIndex((m) => m.name === picked),
     };
   }, [d, pool, picked]);
@@ -170,7 +170,7 @@ function Body({ d, route }: { d: DayAnswer; route: Route }) {
           <ul class="keys">
             {namespaces.map((n, k) => (
               <li key={n}>
-                <span class={`swatch cat${k % 10}`} aria-hidden="true" /> {n}
+                <span class={`swatch cat${k % 12}`} aria-hidden="true" /> {n}
               </li>
             ))}
           </ul>

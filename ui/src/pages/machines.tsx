@@ -78,7 +78,7 @@ function Body({ d }: { d: MachinesAnswer }) {
         <ul class="keys">
           {namespaces.map((n, i) => (
             <li key={n}>
-              <span class={`swatch cat${i % 10}`} aria-hidden="true" /> {n}
+              <span class={`swatch cat${i % 12}`} aria-hidden="true" /> {n}
             </li>
           ))}
         </ul>
@@ -131,7 +131,7 @@ function Body({ d }: { d: MachinesAnswer }) {
                       data-machine={m.name}
                       onClick={() => setPicked(m.name === picked ? "" : m.name)}
                     >
-                      <Blocks m={m} colour={colour} of={(i) => namespaces.indexOf(d.modules[i].split("/")[0]) % 10} />
+                      <Blocks m={m} colour={colour} of={(i) => namespaces.indexOf(d.modules[i].split("/")[0]) % 12} />
                       <span class="name" aria-hidden="true">
                         {m.name}
                       </span>
