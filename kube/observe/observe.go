@@ -161,7 +161,7 @@ func (s *Snapshot) lifetimes(opts Options, nodes []corev1.Node, pods []corev1.Po
 	}
 
 	if n := simulated(nodes); n > 0 {
-		s.note("%s of this cluster simulated, and their day may pass faster than the wall clock; this bill is by the wall clock: that of the simulated day is in the store of neap up (--store).", count(n, "machine is", "machines are"))
+		s.note("%s simulated, and their day may pass faster than the wall clock's; this bill is by the wall clock: that of the simulated day is in the store of neap up (--store).", count(n, "machine of this cluster is", "machines of this cluster are"))
 	}
 	homeless := 0
 	for i := range pods {
@@ -202,7 +202,7 @@ func (s *Snapshot) lifetimes(opts Options, nodes []corev1.Node, pods []corev1.Po
 		s.note("%s left out, for the nodes they ran on are gone.", count(homeless, "pod is", "pods are"))
 	}
 	if young > 0 {
-		s.note("%s younger than the window; what ran in its place before cannot be seen.", count(young, "node is", "nodes are"))
+		s.note("%s younger than the window; what was there before cannot be seen.", count(young, "node is", "nodes are"))
 	}
 	return &j, virtual
 }

@@ -221,6 +221,43 @@ container_start_time_seconds{container="main",namespace="shop",pod="cart-1"} %d
 		}
 	})
 
+	t.Run("kubelets that all stay silent are not asked for ever", func(t *testing.T) {
+		s := shop(t)
+		for i := range 200 {
+			s.Nodes = append(s.Nodes, observetest.Node(fmt.Sprintf("x%d", i), "big.8", now.Add(-time.Hour)))
+		}
+		snap, err := observe.Cluster(context.Background(), options(s))
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked := 0
+		for _, q := range s.Requests {
+			if strings.Contains(q, "/proxy/") {
+				asked++
+			}
+		}
+		if asked == 0 || asked > 40 {
+			t.Errorf("%d kubelets were asked", asked)
+		}
+		if !hasNote(snap, "no kubelet gave its metrics") {
+			t.Errorf("notes %q", snap.Notes)
+		}
+	})
+
+	t.Run("simulated machines are called simulated", func(t *testing.T) {
+		s := shop(t)
+		for i := range s.Nodes {
+			s.Nodes[i].Labels["neap.dev/simulated"] = "true"
+		}
+		snap, err := observe.Cluster(context.Background(), options(s))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !hasNote(snap, "2 machines of this cluster are simulated") {
+			t.Errorf("notes %q", snap.Notes)
+		}
+	})
+
 	t.Run("a pod evicted without a word from its containers ends when it was last there", func(t *testing.T) {
 		s := shop(t)
 		p := observetest.Pod("shop", "gone", "gone", "n1", now.Add(-20*time.Minute), "1", "1Gi")

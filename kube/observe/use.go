@@ -33,6 +33,10 @@ var noGPU = [resource.Kinds]bool{resource.GPU: true}
 // kubeletsAtOnce bounds how many kubelets are asked at the same time.
 const kubeletsAtOnce = 8
 
+// silentKubelets is after how many that gave nothing, and none that gave
+// anything, no more are asked: each may take its whole timeout to fail.
+const silentKubelets = 16
+
 // A podName names a pod as metrics do.
 type podName struct{ namespace, name string }
 
@@ -73,7 +77,7 @@ func (s *Snapshot) fromKubelets(ctx context.Context, opts Options, r *reader, no
 	for i := range nodes {
 		gate <- struct{}{}
 		mu.Lock()
-		stop := forbidden != nil || ctx.Err() != nil
+		stop := forbidden != nil || ctx.Err() != nil || len(found) == 0 && len(failed) >= silentKubelets
 		mu.Unlock()
 		if stop {
 			<-gate
