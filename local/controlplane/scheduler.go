@@ -39,6 +39,9 @@ profiles:
       enabled:
       - name: PoolOrder
         weight: 2
+      # The pools that a pod prefers, in its order, come before everything else.
+      - name: NodeAffinity
+        weight: 20
 `
 
 // StartScheduler starts neap-scheduler as system:kube-scheduler and waits

@@ -249,6 +249,7 @@ func (f *Fleet) put(p *corev1.Pod) {
 }
 
 func (f *Fleet) dropPod(p *corev1.Pod) {
+	defer f.gone(p.UID) // without the lock
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if w := f.waiting[p.Spec.NodeName]; w != nil {
@@ -258,7 +259,6 @@ func (f *Fleet) dropPod(p *corev1.Pod) {
 		f.world.RemovePod(string(p.UID), f.now())
 		delete(f.known, p.UID)
 	}
-	f.gone(p.UID)
 }
 
 // module returns the scenario's module whose work a pod does, or nil.

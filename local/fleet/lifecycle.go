@@ -77,8 +77,8 @@ var lastID atomic.Int64
 
 func init() {
 	cel.DefaultFuncs["NeapIs"] = []any{func(pod *corev1.Pod, id, stage string) bool {
-		_, ok := lifecycles.Load(id)
-		return ok && next(pod) == Stage(stage)
+		l, ok := lifecycles.Load(id)
+		return ok && next(pod) == Stage(stage) && !l.(*Lifecycle).table.playing(pod.UID, Stage(stage))
 	}}
 	cel.DefaultFuncs["NeapDelay"] = []any{func(pod *corev1.Pod, id, stage string) time.Duration {
 		l, ok := lifecycles.Load(id)
@@ -98,7 +98,7 @@ func StartLifecycle(ctx context.Context, o LifecycleOptions) (*Lifecycle, error)
 	l := &Lifecycle{
 		id:    strconv.FormatInt(lastID.Add(1), 10),
 		day:   o.Day,
-		table: timetable{durations: o.Durations, pods: map[types.UID]*due{}},
+		table: timetable{durations: o.Durations, pods: map[types.UID]due{}, sent: map[sending]time.Time{}},
 	}
 	lifecycles.Store(l.id, l)
 	var err error
@@ -121,7 +121,11 @@ func StartLifecycle(ctx context.Context, o LifecycleOptions) (*Lifecycle, error)
 		PodsOnNodeSyncParallelism: 4,
 		ID:                        holder,
 		FuncMap: gotpl.FuncMap{
-			"DayNow": func() string { return l.day.Now().UTC().Format(time.RFC3339Nano) },
+			// Plays says that a stage is written now, and returns the moment of the day.
+			"Plays": func(uid, stage string) string {
+				l.table.played(types.UID(uid), Stage(stage))
+				return l.day.Now().UTC().Format(time.RFC3339Nano)
+			},
 		},
 	})
 	if err == nil {
@@ -220,7 +224,7 @@ const readyTemplate = `
 metadata:
   annotations:
     neap.dev/simulated: "true"
-    neap.dev/simulated-ready-at: {{ DayNow | Quote }}
+    neap.dev/simulated-ready-at: {{ Plays .metadata.uid "ready" | Quote }}
 status:
   phase: Running
   startTime: {{ $now | Quote }}
@@ -261,6 +265,9 @@ status:
 const completeTemplate = `
 {{ $now := Now }}
 {{ $root := . }}
+metadata:
+  annotations:
+    neap.dev/simulated-done-at: {{ Plays .metadata.uid "complete" | Quote }}
 status:
   phase: Succeeded
   conditions:

@@ -99,47 +99,77 @@ type timetable struct {
 	durations Durations
 
 	mu   sync.Mutex
-	pods map[types.UID]*due
+	pods map[types.UID]due
+	sent map[sending]time.Time // wall time
 }
 
-// due holds simulated times; zero ones are not yet drawn.
-type due struct {
-	ready, complete, gone time.Time
+// due holds the simulated times of the stages that were drawn.
+type due map[Stage]time.Time
+
+type sending struct {
+	uid   types.UID
+	stage Stage
 }
 
 // at returns when the stage of the pod is due. now is the moment of the day.
 func (t *timetable) at(pod *corev1.Pod, stage Stage, now time.Time) time.Time {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	d := t.pods[pod.UID]
-	if d == nil {
-		d = &due{}
-		t.pods[pod.UID] = d
-	}
-	var when *time.Time
 	var ask func(*corev1.Pod) time.Duration
 	from := now
 	switch stage {
 	case Ready:
-		when, ask = &d.ready, t.durations.Start
+		ask = t.durations.Start
 	case Complete:
-		when, ask = &d.complete, t.durations.Run
+		ask = t.durations.Run
 		if at, err := time.Parse(time.RFC3339Nano, pod.Annotations[ReadyAtAnnotation]); err == nil {
 			from = at // it may have run for a while before this process started
 		}
 	case Gone:
-		when, ask = &d.gone, t.durations.Stop
+		ask = t.durations.Stop
 	default:
 		return now
 	}
-	if when.IsZero() {
-		took := time.Duration(0)
-		if ask != nil {
-			took = max(0, ask(pod))
-		}
-		*when = from.Add(took)
+	t.mu.Lock()
+	at, known := t.pods[pod.UID][stage]
+	t.mu.Unlock()
+	if known {
+		return at
 	}
-	return *when
+	// Asked without the lock: what answers may be waiting for it in forget.
+	took := time.Duration(0)
+	if ask != nil {
+		took = max(0, ask(pod))
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	d := t.pods[pod.UID]
+	if d == nil {
+		d = due{}
+		t.pods[pod.UID] = d
+	}
+	if _, known := d[stage]; !known {
+		d[stage] = from.Add(took)
+	}
+	return d[stage]
+}
+
+// played remembers that a stage is being written to the API server. Until that
+// comes back as an event, the pod still looks as if the stage were due.
+func (t *timetable) played(uid types.UID, stage Stage) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sent[sending{uid, stage}] = time.Now()
+}
+
+// resendAfter is when a stage that was written and did not come back is written
+// again, in wall time.
+const resendAfter = 5 * time.Second
+
+// playing reports whether a stage was written a moment ago.
+func (t *timetable) playing(uid types.UID, stage Stage) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at, ok := t.sent[sending{uid, stage}]
+	return ok && time.Since(at) < resendAfter
 }
 
 // forget drops a pod that is gone.
@@ -147,4 +177,7 @@ func (t *timetable) forget(uid types.UID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.pods, uid)
+	for _, s := range []Stage{Ready, Complete} {
+		delete(t.sent, sending{uid, s})
+	}
 }

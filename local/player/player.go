@@ -151,16 +151,22 @@ func (p *Player) Setup(ctx context.Context) error {
 	if err := parallel(ctx, all); err != nil {
 		return err
 	}
-	all = all[:0]
-	for _, key := range sortedKeys(d.Modules) {
-		m := d.Modules[key]
-		if p.o.Fleet != nil && m.Version > 1 {
-			p.o.Fleet.SetModule(*m.Spec)
+	// Then modules, those with the largest pods first: small ones spread over all
+	// machines would leave no hole that is large enough.
+	for _, wave := range waves(d) {
+		all = all[:0]
+		for _, m := range wave {
+			if p.o.Fleet != nil && m.Version > 1 {
+				p.o.Fleet.SetModule(*m.Spec)
+			}
+			all = append(all, func() error { return p.applyModule(ctx, m) })
 		}
-		all = append(all, func() error { return p.applyModule(ctx, m) })
-	}
-	if err := parallel(ctx, all); err != nil {
-		return err
+		if err := parallel(ctx, all); err != nil {
+			return err
+		}
+		if fresh {
+			p.awaitBound(ctx, wave)
+		}
 	}
 	p.was = d
 	p.problem(p.keepSizes(ctx))
@@ -180,6 +186,55 @@ func (p *Player) Setup(ctx context.Context) error {
 		Reason: fmt.Sprintf("The scenario begins with %d machines and %d modules.", machines, len(d.Modules)),
 	})
 	return p.o.Memory.SetState(ctx, memoryKey, now.Format(time.RFC3339Nano))
+}
+
+// sizes are the CPU requests, in milli-cores, at which a wave of modules begins.
+var sizes = []int64{8000, 4000, 2000, 1000, 0}
+
+// waves returns the modules by the size of their pods, largest first.
+func waves(d scenario.State) [][]scenario.ModuleState {
+	out := make([][]scenario.ModuleState, len(sizes))
+	for _, key := range sortedKeys(d.Modules) {
+		m := d.Modules[key]
+		i := slices.IndexFunc(sizes, func(s int64) bool { return m.Requests[resource.CPU] >= s })
+		out[i] = append(out[i], m)
+	}
+	return out
+}
+
+// awaitBound waits until the pods of modules have machines, or none has got one
+// for a while.
+func (p *Player) awaitBound(ctx context.Context, modules []scenario.ModuleState) {
+	const stuck = 5 * time.Second
+	want := 0
+	for _, m := range modules {
+		want += m.Replicas
+	}
+	last, since := 0, time.Now()
+	for ctx.Err() == nil && time.Since(since) < stuck {
+		bound := 0
+		for _, m := range modules {
+			pods, err := p.pods.Pods(m.Spec.Namespace).List(labels.SelectorFromSet(selector(m.Spec)))
+			if err != nil {
+				return
+			}
+			for _, pod := range pods {
+				if pod.Spec.NodeName != "" {
+					bound++
+				}
+			}
+		}
+		if bound >= want {
+			return
+		}
+		if bound != last {
+			last, since = bound, time.Now()
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // Expected returns how many pods of services should be there now.
