@@ -2,6 +2,8 @@ package cli_test
 
 import (
 	"context"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
@@ -27,6 +29,14 @@ func TestScripts(t *testing.T) {
 	shop := cluster(t)
 	forbidden := cluster(t)
 	forbidden.Forbidden["pods"] = true
+	over := make(chan struct{})
+	silent := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-over }))
+	t.Cleanup(silent.Close)
+	t.Cleanup(func() { close(over) })
+	broken := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "out of memory", http.StatusInternalServerError)
+	}))
+	t.Cleanup(broken.Close)
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -36,6 +46,8 @@ func TestScripts(t *testing.T) {
 			env.Setenv("XDG_STATE_HOME", "")
 			env.Setenv("KUBECONFIG", "")
 			env.Setenv("TZ", "UTC")
+			env.Setenv("PROM_SILENT", silent.URL)
+			env.Setenv("PROM_BROKEN", broken.URL)
 			for name, s := range map[string]*observetest.Server{"KUBE": shop, "KUBE_FORBIDDEN": forbidden} {
 				path := filepath.Join(env.WorkDir, name+".kubeconfig")
 				if err := os.WriteFile(path, []byte(s.Kubeconfig()), 0o600); err != nil {
