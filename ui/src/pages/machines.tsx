@@ -161,21 +161,27 @@ function Blocks({ m, colour, of }: { m: MachineTile; colour: string; of: (module
   const H = 100;
   const per = W / Math.max(1, m.capacity[0], m.pods.reduce((a, p) => a + p.request[0], 0));
   let x = 0;
+  // One path for each colour, not one element for each pod: a fleet has 10,000.
+  const ask = new Map<string, string>();
+  const used = new Map<string, string>();
+  const add = (to: Map<string, string>, cls: string, at: number, w: number, h: number) => to.set(cls, `${to.get(cls) ?? ""}M${at.toFixed(1)} ${H}v${-h.toFixed(1)}h${w.toFixed(1)}V${H}z`);
+  for (const p of m.pods) {
+    const w = p.request[0] * per;
+    const use = p.request[0] ? Math.min(1, p.use[0] / p.request[0]) : 0;
+    const cls = p.headroom ? "fill-spare" : colour === "use" ? (use > 0.9 ? "fill-stranded-constraint" : use > 0.5 ? "fill-used" : use > 0.2 ? "fill-waiting-scale-down" : "fill-slack") : `cat${of(p.module)}`;
+    const gap = Math.min(6, w / 3);
+    add(ask, cls, x, w - gap, H);
+    if (!p.waiting) add(used, cls, x, w - gap, H * use);
+    x += w;
+  }
   return (
     <svg viewBox={`0 0 ${W} ${H}`} preserveAspectRatio="none" aria-hidden="true">
-      {m.pods.map((p) => {
-        const w = p.request[0] * per;
-        const use = p.request[0] ? Math.min(1, p.use[0] / p.request[0]) : 0;
-        const at = x;
-        x += w;
-        const cls = p.headroom ? "fill-spare" : colour === "use" ? (use > 0.9 ? "fill-stranded-constraint" : use > 0.5 ? "fill-used" : use > 0.2 ? "fill-waiting-scale-down" : "fill-slack") : `cat${of(p.module)}`;
-        return (
-          <g key={p.name}>
-            <rect class={`${cls} ask`} x={at} y={0} width={Math.max(0, w - 6)} height={H} />
-            {!p.waiting && <rect class={cls} x={at} y={H * (1 - use)} width={Math.max(0, w - 6)} height={H * use} />}
-          </g>
-        );
-      })}
+      {[...ask].map(([cls, d]) => (
+        <path key={cls} class={`${cls} ask`} d={d} />
+      ))}
+      {[...used].map(([cls, d]) => (
+        <path key={cls} class={cls} d={d} />
+      ))}
     </svg>
   );
 }
