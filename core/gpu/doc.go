@@ -1,0 +1,21 @@
+// Package gpu decides on which machine, and on which of its GPUs, a pod that
+// wants pieces of GPUs runs, so that what stays idle stays useful.
+//
+// What is idle on a machine is judged by the [Mix] of demands the fleet serves:
+//
+//	fragment(machine) = Σ over the mix: count · idle milli that this demand cannot use there
+//
+// A demand can use nothing where it does not fit (processor, devices, model) or
+// asks for no GPU; elsewhere it can use every device with enough left for it.
+// [Fragmentation] (the published FGD) takes the machine where that sum grows least;
+// [Neap] is what this product uses.
+//
+// [Fleet] holds the machines: [Fleet.Pick] asks its [Scorer] about every machine
+// the demand fits and takes the highest score, the first machine among equals;
+// [Fleet.Place] and [Fleet.Remove] keep the books. Equal calls in equal order give
+// equal answers. Everything is integers.
+//
+// [Bound] says what no placement could exceed.
+//
+// Not here: GPU memory, moving pods, and where demands come from.
+package gpu
