@@ -232,6 +232,17 @@ func Ended(pod *corev1.Pod) (time.Time, bool) {
 	return last, true
 }
 
+// SimulatedEnd returns when, by the simulated day, a simulated pod ended. What
+// its status says of that is the wall's time.
+func SimulatedEnd(pod *corev1.Pod) (time.Time, bool) {
+	s := pod.Annotations[v1alpha1.AnnotationSimulatedEnd]
+	if s == "" {
+		return time.Time{}, false
+	}
+	t, err := time.Parse(time.RFC3339Nano, s)
+	return t.UTC(), err == nil
+}
+
 // BecameReady returns when a pod became ready, if it is.
 func BecameReady(pod *corev1.Pod) (time.Time, bool) {
 	for _, c := range pod.Status.Conditions {
@@ -254,7 +265,7 @@ func later(a, b time.Time) time.Time {
 func TrimPod(pod *corev1.Pod) {
 	pod.ManagedFields, pod.Finalizers = nil, nil
 	for k := range pod.Annotations {
-		if k != "karpenter.sh/do-not-disrupt" && k != "cluster-autoscaler.kubernetes.io/safe-to-evict" {
+		if k != "karpenter.sh/do-not-disrupt" && k != "cluster-autoscaler.kubernetes.io/safe-to-evict" && k != v1alpha1.AnnotationSimulatedEnd {
 			delete(pod.Annotations, k)
 		}
 	}

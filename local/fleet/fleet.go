@@ -164,6 +164,23 @@ func (f *Fleet) now() time.Time {
 	return t
 }
 
+// when returns the simulated time in an annotation of a pod, but never one in
+// the closed past or the future.
+func (f *Fleet) when(p *corev1.Pod, annotation string) time.Time {
+	now := f.now()
+	if t, err := time.Parse(time.RFC3339Nano, p.Annotations[annotation]); err == nil && t.Before(now) {
+		return later(t, f.last)
+	}
+	return now
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
 func (f *Fleet) putNode(n *corev1.Node) {
 	if n.Labels[SimulatedLabel] != "true" {
 		return
@@ -220,7 +237,7 @@ func (f *Fleet) put(p *corev1.Pod) {
 	k := f.known[p.UID]
 	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
 		if k != nil {
-			f.world.RemovePod(id, f.now())
+			f.world.RemovePod(id, f.when(p, v1alpha1.AnnotationSimulatedEnd))
 			delete(f.known, p.UID)
 		}
 		return
@@ -241,7 +258,7 @@ func (f *Fleet) put(p *corev1.Pod) {
 	ready := p.DeletionTimestamp == nil && isReady(p)
 	switch {
 	case ready && !k.ready:
-		f.world.SetReady(id, f.now())
+		f.world.SetReady(id, f.when(p, ReadyAtAnnotation))
 	case !ready && k.ready:
 		f.world.SetUnready(id)
 	}

@@ -121,10 +121,10 @@ func StartLifecycle(ctx context.Context, o LifecycleOptions) (*Lifecycle, error)
 		PodsOnNodeSyncParallelism: 4,
 		ID:                        holder,
 		FuncMap: gotpl.FuncMap{
-			// Plays says that a stage is written now, and returns the moment of the day.
+			// Plays says that a stage is written now, and returns when it was due: the
+			// wall time that the API server takes is no part of the day.
 			"Plays": func(uid, stage string) string {
-				l.table.played(types.UID(uid), Stage(stage))
-				return l.day.Now().UTC().Format(time.RFC3339Nano)
+				return l.table.played(types.UID(uid), Stage(stage), l.day.Now()).UTC().Format(time.RFC3339Nano)
 			},
 		},
 	})

@@ -153,11 +153,16 @@ func (t *timetable) at(pod *corev1.Pod, stage Stage, now time.Time) time.Time {
 }
 
 // played remembers that a stage is being written to the API server. Until that
-// comes back as an event, the pod still looks as if the stage were due.
-func (t *timetable) played(uid types.UID, stage Stage) {
+// comes back as an event, the pod still looks as if the stage were due. It
+// returns when the stage was due, which is never after now.
+func (t *timetable) played(uid types.UID, stage Stage, now time.Time) time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.sent[sending{uid, stage}] = time.Now()
+	if at, ok := t.pods[uid][stage]; ok && at.Before(now) {
+		return at
+	}
+	return now
 }
 
 // resendAfter is when a stage that was written and did not come back is written

@@ -217,6 +217,23 @@ func TestObservedTimesAreTheClocks(t *testing.T) {
 	}
 }
 
+func TestASimulatedPodEndsWhenTheDaySaysSo(t *testing.T) {
+	w := newWorld(t, Observed, nil)
+	w.fleet()
+	w.clock.SetTime(at(10))
+	p := pod("a", "n1", at(10))
+	w.Pod(p)
+	w.clock.SetTime(at(12)) // the API server took its time, which is none of the day's
+	p = finished(p, at(12))
+	p.Annotations = map[string]string{v1alpha1.AnnotationSimulatedEnd: at(10.5).Format(time.RFC3339Nano)}
+	w.Pod(p)
+	w.PodGone(p)
+	w.to(at(62))
+	if got := w.facts()[0].Pods[0]; got.To.Sub(got.From) != 30*time.Second {
+		t.Errorf("billed from %v to %v, want 30 s", got.From, got.To)
+	}
+}
+
 func TestAResizeIsARequestStep(t *testing.T) {
 	w := newWorld(t, API, nil)
 	w.fleet()

@@ -324,12 +324,24 @@ func (o *Observer) tellPod(uid types.UID, s *podState, now time.Time) {
 	}
 	o.learnStart(s, n, bound, now)
 	if over {
-		end := now
-		if t, known := convert.Ended(s.obj); known && o.times == API {
-			end = notAfter(t, now)
-		}
-		o.endPod(uid, s, end)
+		o.endPod(uid, s, o.ended(s, now))
 	}
+}
+
+// ended returns when a pod that is over or gone ended: what was written down,
+// where that is in the times the biller keeps, else now.
+func (o *Observer) ended(s *podState, now time.Time) time.Time {
+	t, known := convert.Ended(s.obj)
+	if o.times == Observed {
+		t, known = convert.SimulatedEnd(s.obj)
+	}
+	switch {
+	case !known:
+		return now
+	case t.Before(s.first) && o.times == Observed: // seen later than it happened
+		return s.first
+	}
+	return notAfter(t, now)
 }
 
 func samePod(a, b *bill.Pod) bool {
@@ -364,11 +376,7 @@ func (o *Observer) PodGone(pod *corev1.Pod) {
 	}
 	s.obj = pod
 	o.tellPod(pod.UID, s, now)
-	end := now
-	if t, known := convert.Ended(pod); known && o.times == API {
-		end = notAfter(t, now)
-	}
-	o.endPod(pod.UID, s, end)
+	o.endPod(pod.UID, s, o.ended(s, now))
 	o.dropPod(pod.UID, s)
 }
 
