@@ -295,7 +295,7 @@ func TestAWrongBillIsNotExported(t *testing.T) {
 
 func FuzzValidate(f *testing.F) {
 	lines := bytes.SplitAfter(export(f, hours(f, 1, 2), Options{}), []byte("\n"))
-	f.Add(bytes.Join(lines[:3], nil)) // a large one would be mutated slowly
+	f.Add(bytes.Join(lines[:3], nil))                                                   // a large one would be mutated slowly
 	f.Fuzz(func(_ *testing.T, b []byte) { _ = Validate(bytes.NewReader(b), Checks{}) }) // must not panic
 }
 
