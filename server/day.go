@@ -33,7 +33,7 @@ type dayAnswer struct {
 	Pools       []poolDay   `json:"pools"`
 	Modules     []moduleDay `json:"modules"`
 	Money       []moneyHour `json:"money"`
-	Notes       []string    `json:"notes"` // codes: no-metrics, no-load, no-ready, used-hourly, metrics: …
+	Notes       []string    `json:"notes"` // codes: no-metrics, no-load, no-ready, used-hourly, window: MINUTES, metrics: …
 	Currency    string      `json:"currency"`
 	Guard       guard       `json:"guard"`
 }
@@ -233,17 +233,48 @@ func (b *dayBase) finish() {
 // measured adds what only the metrics know. A question they do not answer
 // leaves the hourly figure, or a gap, and a note.
 func (s *Server) measured(ctx context.Context, a *dayAnswer, b *dayBase, step time.Duration) {
-	note := func(code string) { a.Notes = append(a.Notes, code) }
-	ask := func(query string) []metrics.Series {
+	note := func(code string) {
+		if !slices.Contains(a.Notes, code) {
+			a.Notes = append(a.Notes, code)
+		}
+	}
+	// A rate needs two samples in its window. Where samples are rarer than the
+	// step, as in a day that runs 600 times as fast, the window grows.
+	windows := []time.Duration{step}
+	for _, w := range []time.Duration{5 * time.Minute, 15 * time.Minute, time.Hour} {
+		if w > step {
+			windows = append(windows, w)
+		}
+	}
+	ask := func(query string) (best []metrics.Series) {
 		if s.opts.Metrics == nil {
 			return nil
 		}
-		query = strings.ReplaceAll(query, "$window", fmt.Sprintf("%ds", int(step/time.Second)))
-		series, err := s.opts.Metrics.Range(ctx, query, a.From.Add(step), a.From.Add(time.Duration(a.Points)*step), step)
-		if err != nil {
-			note("metrics: " + err.Error())
+		most, chosen := 0, 0
+		defer func() {
+			if windows = windows[chosen:]; windows[0] > step { // what was too rare once is so again
+				note(fmt.Sprintf("window: %d", int(windows[0]/time.Minute)))
+			}
+		}()
+		for i, window := range windows {
+			asked := strings.ReplaceAll(query, "$window", fmt.Sprintf("%ds", int(window/time.Second)))
+			series, err := s.opts.Metrics.Range(ctx, asked, a.From.Add(step), a.From.Add(time.Duration(a.Points)*step), step)
+			if err != nil {
+				note("metrics: " + err.Error())
+				return best
+			}
+			points := 0
+			for _, sr := range series {
+				points = max(points, len(sr.Points))
+			}
+			if points > most*5/4 { // a longer window fills the start as well; that alone is no reason
+				most, best, chosen = points, series, i
+			}
+			if points*2 > a.Points || asked == query {
+				break
+			}
 		}
-		return series
+		return best
 	}
 	// at is the step that ends at t.
 	at := func(t time.Time) (int, bool) {

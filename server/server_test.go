@@ -272,6 +272,24 @@ func TestTheDaySaysWhatTheMetricsDoNotKnow(t *testing.T) {
 	}
 }
 
+// rare is a metrics source whose samples are two minutes apart.
+type rare struct{ *servertest.Fleet }
+
+func (r rare) Range(ctx context.Context, query string, from, to time.Time, step time.Duration) ([]metrics.Series, error) {
+	if strings.Contains(query, "[60s]") {
+		return nil, nil // no window holds two samples
+	}
+	return r.Fleet.Range(ctx, query, from, to, step)
+}
+
+func TestRareSamplesAreAskedForOverALongerWindow(t *testing.T) {
+	f := fleet(t)
+	d := get[day](t, server.New(server.Options{Store: f, Metrics: rare{f}, Assets: page}), "/api/v1/day")
+	if len(d.Notes) != 1 || d.Notes[0] != "window: 5" || d.Modules[3].Load[720] == nil {
+		t.Errorf("notes %q, load at noon %v", d.Notes, d.Modules[3].Load[720])
+	}
+}
+
 func TestMachinesAreThoseOfNowOrOfTheLastHour(t *testing.T) {
 	f := fleet(t)
 	type answer struct {

@@ -118,7 +118,7 @@ function Body({ d, route }: { d: DayAnswer; route: Route }) {
       <Guards guard={d.guard} />
       {d.notes.map((n) => (
         <p class="note" key={n}>
-          {n.startsWith("metrics: ") ? t("day.note.metrics", { v: n.slice(9) }) : t(`day.note.${n}` as Key)}
+          {/^(metrics|window): /.test(n) ? t(`day.note.${n.slice(0, 6) === "window" ? "window" : "metrics"}`, { v: n.slice(n.indexOf(" ") + 1) }) : t(`day.note.${n}` as Key)}
         </p>
       ))}
       <div class="tools">
