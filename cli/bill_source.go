@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -141,80 +140,98 @@ func (c *clusterSource) Now() time.Time   { return c.now }
 func (c *clusterSource) Describe() string { return "cluster " + printable(c.name) }
 func (c *clusterSource) Close() error     { return nil }
 
-// observe reads the cluster and closes the hours of a window.
-func (c *clusterSource) observe(ctx context.Context, w span) (observe.Snapshot, []bill.Facts, error) {
+// observe reads the cluster and calls do with every closed hour of a window. It
+// returns the snapshot for its features and notes.
+func (c *clusterSource) observe(ctx context.Context, w span, do func(bill.Facts) error) (*observe.Snapshot, error) {
 	if w.To.After(c.now) {
 		w.To = c.now
 	}
 	if !w.From.Before(w.To) {
-		return observe.Snapshot{}, nil, fmt.Errorf("the window starts at %s, which is not before now, %s; a bill is of the past", stamp(w.From), stamp(c.now))
+		return nil, fmt.Errorf("the window starts at %s, which is not before now, %s; a bill is of the past", stamp(w.From), stamp(c.now))
 	}
 	opts := c.opts
 	opts.From, opts.To = w.From, w.To
 	snap, err := observe.Cluster(ctx, opts)
 	if err != nil {
-		return snap, nil, err
+		return nil, err
 	}
-	facts := make([]bill.Facts, 0, len(snap.Hours))
-	for _, h := range snap.Hours {
+	machines := 0
+	err = snap.EachHour(ctx, func(h bill.Hour) error {
 		f, err := bill.Close(h, snap.Book, bill.Options{})
 		if err != nil {
-			return snap, nil, fmt.Errorf("close the hour from %s: %w", stamp(h.From), err)
+			return fmt.Errorf("close the hour from %s: %w", stamp(h.From), err)
 		}
-		facts = append(facts, f)
-	}
-	if !slices.ContainsFunc(facts, func(f bill.Facts) bool { return len(f.Machines) > 0 }) {
-		return snap, nil, fmt.Errorf("no machine of cluster %s was there from %s to %s UTC; ask for a later window", c.name, stamp(w.From), stamp(w.To))
-	}
-	return snap, facts, nil
-}
-
-func (c *clusterSource) Account() string { return c.name }
-
-func (c *clusterSource) Hours(ctx context.Context, w span) ([]bill.Window, error) {
-	_, facts, err := c.observe(ctx, w)
+		machines += len(f.Machines)
+		return do(f)
+	})
 	if err != nil {
 		return nil, err
 	}
-	hours := make([]bill.Window, 0, len(facts))
-	for _, f := range facts {
-		rolled, err := bill.Rollup(f)
-		if err != nil {
-			return nil, err
-		}
-		hours = append(hours, rolled)
+	if machines == 0 {
+		return nil, fmt.Errorf("no machine of cluster %s was there from %s to %s UTC; ask for a later window", c.name, stamp(w.From), stamp(w.To))
 	}
-	return hours, nil
+	return snap, nil
 }
 
 func (c *clusterSource) Report(ctx context.Context, w span, by string) (bill.Report, error) {
-	snap, facts, err := c.observe(ctx, w)
+	labels := strings.HasPrefix(by, bill.ByLabel)
+	var facts []bill.Facts // kept only for labels, which roll-ups do not have
+	var hours []bill.Window
+	snap, err := c.observe(ctx, w, func(f bill.Facts) error {
+		if labels {
+			facts = append(facts, f)
+			return nil
+		}
+		rolled, err := bill.Rollup(f)
+		hours = append(hours, rolled)
+		return err
+	})
 	if err != nil {
 		return bill.Report{}, err
 	}
-	r, err := bill.Summarise(facts, by, snap.Features)
+	var r bill.Report
+	if labels {
+		r, err = bill.Summarise(facts, by, snap.Features)
+	} else {
+		var rolled bill.Window
+		if rolled, err = bill.Merge(hours...); err == nil {
+			r, err = bill.SummariseWindow(rolled, by, snap.Features)
+		}
+	}
 	if err != nil {
-		return r, err
+		return bill.Report{}, err
 	}
 	r.Notes = append(r.Notes, snap.Notes...)
 	return r, nil
 }
 
+func (c *clusterSource) Account() string { return c.name }
+
+func (c *clusterSource) Hours(ctx context.Context, w span) ([]bill.Window, error) {
+	var hours []bill.Window
+	snap, err := c.observe(ctx, w, func(f bill.Facts) error {
+		rolled, err := bill.Rollup(f)
+		hours = append(hours, rolled)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	last := &hours[len(hours)-1]
+	last.Notes = append(last.Notes, snap.Notes...)
+	return hours, nil
+}
+
 func (c *clusterSource) Windows(ctx context.Context, spans ...span) ([]bill.Window, error) {
 	var out []bill.Window
 	for _, s := range spans {
-		snap, facts, err := c.observe(ctx, s)
+		hours, err := c.Hours(ctx, s)
 		if err != nil {
 			return nil, err
 		}
-		w, err := bill.Rollup(facts...)
+		w, err := bill.Merge(hours...)
 		if err != nil {
 			return nil, err
-		}
-		for _, n := range snap.Notes {
-			if !slices.Contains(w.Notes, n) {
-				w.Notes = append(w.Notes, n)
-			}
 		}
 		out = append(out, w)
 	}

@@ -2,8 +2,9 @@
 // the bill needs to know of its last hours: machines, pods, their exact
 // lifetimes, their requests, their use, their prices.
 //
-// Where to enter: [Config] finds the cluster, [Cluster] reads it. Everything is
-// a list or a get; which rights that takes, a [ForbiddenError] says.
+// Where to enter: [Config] finds the cluster, [Cluster] reads it, and
+// [Snapshot.EachHour] gives its hours one by one. Everything is a list or a get;
+// which rights that takes, a [ForbiddenError] says.
 //
 // What an API server does not know, nothing here can know: pods and nodes whose
 // objects are gone. [Snapshot.Notes] says so, and says what is estimated. Neap's
@@ -50,90 +51,113 @@ type Options struct {
 	Now time.Time
 }
 
-// A Snapshot is what was read.
+// A Snapshot is what was read. Its hours come from [Snapshot.EachHour].
 type Snapshot struct {
-	Hours    []bill.Hour // oldest first, cut at full hours of UTC
 	Book     *machine.PriceBook
 	Features map[workload.Key][]workload.Feature
-	// Notes say, one sentence each, what the reader must know to trust the figures.
+	// Notes say, one sentence each, what the reader must know to trust the
+	// figures. EachHour adds to them.
 	Notes []string
+
+	opts    Options
+	journal *bill.Journal
+	pools   *convert.Pools
+	modules []convert.Module
+	running map[podName]running // what kubelets said; nil where metrics are asked
+	asked   asked               // of the metrics, so far
 }
 
 // Cluster reads a cluster. Errors are one sentence: what, where, what to do.
-func Cluster(ctx context.Context, opts Options) (Snapshot, error) {
-	var s Snapshot
-	r, err := newReader(opts.Config)
+func Cluster(ctx context.Context, opts Options) (*Snapshot, error) {
+	s := &Snapshot{opts: opts}
+	if err := s.read(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Snapshot) read(ctx context.Context) error {
+	r, err := newReader(s.opts.Config)
 	if err != nil {
-		return s, err
+		return err
 	}
 
 	// 1. Read.
 	nodes, err := r.nodes(ctx)
 	if err != nil {
-		return s, err
+		return err
 	}
 	if len(nodes) == 0 {
-		return s, fmt.Errorf("the cluster at %s has no nodes, so it has no bill", r.server)
+		return fmt.Errorf("the cluster at %s has no nodes, so it has no bill", r.server)
 	}
 	pods, err := r.pods(ctx)
 	if err != nil {
-		return s, err
+		return err
 	}
 	owners, missing, err := r.owners(ctx)
 	if err != nil {
-		return s, err
+		return err
 	}
 	for _, f := range missing {
 		s.note("Pods are grouped by the names of their owners, for %s.", f.Error())
 	}
 	types, declaredPools, modules, err := r.declared(ctx)
 	if err != nil {
-		return s, err
+		return err
 	}
 
 	// 2. Translate.
-	pools, err := convert.NewPools(pointers(declaredPools))
+	s.pools, err = convert.NewPools(pointers(declaredPools))
 	if err != nil {
 		s.note("A resource pool is left out: %s.", oneLine(err))
 	}
 	s.Features = map[workload.Key][]workload.Feature{}
-	declared := make([]convert.Module, 0, len(modules))
 	for i := range modules {
 		m, err := convert.DeclaredModule(&modules[i])
 		if err != nil {
 			s.note("A module's declaration is left out: %s.", oneLine(err))
 			continue
 		}
-		declared = append(declared, m)
+		s.modules = append(s.modules, m)
 		if len(m.Features) > 0 {
 			s.Features[m.Key] = m.Features
 		}
 	}
-	journal, virtual := s.lifetimes(opts, nodes, pods, owners, pools)
-	if err := s.prices(opts, types, nodes, virtual, pools); err != nil {
-		return s, err
+	virtual := s.lifetimes(nodes, pods, owners)
+	if err := s.prices(types, nodes, virtual); err != nil {
+		return err
 	}
+	if s.opts.Metrics == nil {
+		return s.askKubelets(ctx, r, nodes)
+	}
+	return nil
+}
 
-	// 3. Cut into hours.
-	for from := opts.From; from.Before(opts.To); {
+// EachHour calls do with every hour of the window, oldest first and cut at full
+// hours of UTC, so that only one need be held in memory. It may be called once.
+func (s *Snapshot) EachHour(ctx context.Context, do func(bill.Hour) error) error {
+	for from := s.opts.From; from.Before(s.opts.To); {
 		to := from.UTC().Truncate(time.Hour).Add(time.Hour)
-		if to.After(opts.To) {
-			to = opts.To
+		if to.After(s.opts.To) {
+			to = s.opts.To
 		}
-		h := journal.Hour(from, to)
+		h := s.journal.Hour(from, to)
 		for i := range h.Machines {
 			h.Machines[i].Type = priced(&h.Machines[i])
 		}
-		pools.SetSpare(&h)
-		s.Hours = append(s.Hours, h)
+		s.pools.SetSpare(&h)
+		if s.opts.Metrics == nil {
+			s.fromKubelets(&h)
+		} else if err := s.measure(ctx, &h); err != nil {
+			return err
+		}
+		if err := do(h); err != nil {
+			return err
+		}
 		from = to
 	}
-
-	// 4. Ask for use and load.
-	if err := s.use(ctx, opts, r, nodes, declared); err != nil {
-		return s, err
-	}
-	return s, nil
+	s.noteMetrics()
+	return nil
 }
 
 func (s *Snapshot) note(format string, args ...any) {
@@ -142,8 +166,9 @@ func (s *Snapshot) note(format string, args ...any) {
 
 // lifetimes records when machines and pods were there. It returns the machines
 // of pods on virtual nodes beside.
-func (s *Snapshot) lifetimes(opts Options, nodes []corev1.Node, pods []corev1.Pod, owners *convert.Owners, pools *convert.Pools) (*bill.Journal, []bill.Machine) {
-	var j bill.Journal
+func (s *Snapshot) lifetimes(nodes []corev1.Node, pods []corev1.Pod, owners *convert.Owners) []bill.Machine {
+	opts, pools, j := s.opts, s.pools, &bill.Journal{}
+	s.journal = j
 	var virtual []bill.Machine
 	known := make(map[string]*corev1.Node, len(nodes))
 	young := 0
@@ -204,7 +229,7 @@ func (s *Snapshot) lifetimes(opts Options, nodes []corev1.Node, pods []corev1.Po
 	if young > 0 {
 		s.note("%s younger than the window; what was there before cannot be seen.", count(young, "node is", "nodes are"))
 	}
-	return &j, virtual
+	return virtual
 }
 
 // simulated counts the nodes that exist only in a simulation.
@@ -220,7 +245,8 @@ func simulated(nodes []corev1.Node) int {
 
 // prices makes the price book: what the caller says, else what the cluster's
 // MachineTypes say, else an estimate by shape, which is noted.
-func (s *Snapshot) prices(opts Options, types []v1alpha1.MachineType, nodes []corev1.Node, virtual []bill.Machine, pools *convert.Pools) error {
+func (s *Snapshot) prices(types []v1alpha1.MachineType, nodes []corev1.Node, virtual []bill.Machine) error {
+	opts, pools := s.opts, s.pools
 	given := map[string]machine.Type{}
 	for i := range types {
 		t, err := convert.Type(&types[i])

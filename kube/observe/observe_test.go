@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -50,16 +51,37 @@ func shop(t *testing.T) *observetest.Server {
 }
 
 func options(s *observetest.Server) observe.Options {
+	if s == nil {
+		s = &observetest.Server{Server: &httptest.Server{}}
+	}
 	return observe.Options{
 		Config: &rest.Config{Host: s.URL}, From: now.Add(-2 * time.Hour), To: now, Now: now,
 		Types: []machine.Type{{Name: "big.8", List: 384_000_000, Currency: "USD"}},
 	}
 }
 
-func closeAll(t *testing.T, s observe.Snapshot) []bill.Facts {
+// A snapshot is one with its hours.
+type snapshot struct {
+	*observe.Snapshot
+	hours []bill.Hour
+}
+
+func readAll(ctx context.Context, opts observe.Options) (snapshot, error) {
+	s, err := observe.Cluster(ctx, opts)
+	if err != nil {
+		return snapshot{}, err
+	}
+	all := snapshot{Snapshot: s}
+	return all, s.EachHour(ctx, func(h bill.Hour) error {
+		all.hours = append(all.hours, h)
+		return nil
+	})
+}
+
+func closeAll(t *testing.T, s snapshot) []bill.Facts {
 	t.Helper()
 	var all []bill.Facts
-	for _, h := range s.Hours {
+	for _, h := range s.hours {
 		f, err := bill.Close(h, s.Book, bill.Options{})
 		if err != nil {
 			t.Fatal(err)
@@ -75,12 +97,12 @@ func TestCluster(t *testing.T) {
 		job := observetest.Pod("shop", "report", "report", "n1", now.Add(-50*time.Minute), "1", "1Gi")
 		observetest.Finish(&job, now.Add(-50*time.Minute+30*time.Second))
 		s.Pods = append(s.Pods, job)
-		snap, err := observe.Cluster(context.Background(), options(s))
+		snap, err := readAll(context.Background(), options(s))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(snap.Hours) != 3 { // 13:30, 14:00, 15:00
-			t.Errorf("the window is cut into %d hours, want 3", len(snap.Hours))
+		if len(snap.hours) != 3 { // 13:30, 14:00, 15:00
+			t.Errorf("the window is cut into %d hours, want 3", len(snap.hours))
 		}
 		facts := closeAll(t, snap)
 		r, err := bill.Summarise(facts, bill.ByModule, nil)
@@ -119,11 +141,11 @@ func TestCluster(t *testing.T) {
 		for i := range 1201 {
 			s.Pods = append(s.Pods, observetest.Pod("many", fmt.Sprintf("p%d", i), "p", "n1", now.Add(-time.Hour), "1m", "1Mi"))
 		}
-		snap, err := observe.Cluster(context.Background(), options(s))
+		snap, err := readAll(context.Background(), options(s))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := len(snap.Hours[len(snap.Hours)-1].Pods); got != 1203 {
+		if got := len(snap.hours[len(snap.hours)-1].Pods); got != 1203 {
 			t.Errorf("%d pods in the last hour, want 1203", got)
 		}
 	})
@@ -132,7 +154,7 @@ func TestCluster(t *testing.T) {
 		s := shop(t)
 		opts := options(s)
 		opts.Types = nil
-		snap, err := observe.Cluster(context.Background(), opts)
+		snap, err := readAll(context.Background(), opts)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -144,7 +166,7 @@ func TestCluster(t *testing.T) {
 			t.Errorf("no note names the type: %q", snap.Notes)
 		}
 		opts.Strict = true
-		if _, err := observe.Cluster(context.Background(), opts); err == nil || !strings.Contains(err.Error(), `machine type "big.8" of 2 machines has no price; declare`) {
+		if _, err := readAll(context.Background(), opts); err == nil || !strings.Contains(err.Error(), `machine type "big.8" of 2 machines has no price; declare`) {
 			t.Errorf("strict gives %v", err)
 		}
 	})
@@ -152,12 +174,12 @@ func TestCluster(t *testing.T) {
 	t.Run("machines without a type label are named after their shape", func(t *testing.T) {
 		s := shop(t)
 		delete(s.Nodes[0].Labels, corev1.LabelInstanceTypeStable)
-		snap, err := observe.Cluster(context.Background(), options(s))
+		snap, err := readAll(context.Background(), options(s))
 		if err != nil {
 			t.Fatal(err)
 		}
 		closeAll(t, snap)
-		if got := snap.Hours[0].Machines[0].Type; got != "8-cores-32-GiB" {
+		if got := snap.hours[0].Machines[0].Type; got != "8-cores-32-GiB" {
 			t.Errorf("the type is %q", got)
 		}
 	})
@@ -174,7 +196,7 @@ func TestCluster(t *testing.T) {
 			TargetRef: v1alpha1.TargetRef{Name: "cart"}, Features: []v1alpha1.Feature{{Name: "checkout", Share: 1000}}}}}
 		opts := options(s)
 		opts.Types = nil
-		snap, err := observe.Cluster(context.Background(), opts)
+		snap, err := readAll(context.Background(), opts)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -188,8 +210,8 @@ func TestCluster(t *testing.T) {
 		if len(r.Lines) == 0 || r.Lines[0].Key != "checkout" {
 			t.Errorf("the lines are %+v, want checkout first", r.Lines)
 		}
-		if snap.Hours[0].Machines[0].Pool != "online" {
-			t.Errorf("the pool is %q", snap.Hours[0].Machines[0].Pool)
+		if snap.hours[0].Machines[0].Pool != "online" {
+			t.Errorf("the pool is %q", snap.hours[0].Machines[0].Pool)
 		}
 	})
 
@@ -203,11 +225,11 @@ container_memory_working_set_bytes{container="main",namespace="shop",pod="cart-1
 # TYPE container_start_time_seconds gauge
 container_start_time_seconds{container="main",namespace="shop",pod="cart-1"} %d
 `, now.UnixMilli(), start.Unix())
-		snap, err := observe.Cluster(context.Background(), options(s))
+		snap, err := readAll(context.Background(), options(s))
 		if err != nil {
 			t.Fatal(err)
 		}
-		last := snap.Hours[2]
+		last := snap.hours[2]
 		for _, p := range last.Pods {
 			if p.Name != "cart-1" {
 				continue
@@ -226,7 +248,7 @@ container_start_time_seconds{container="main",namespace="shop",pod="cart-1"} %d
 		for i := range 200 {
 			s.Nodes = append(s.Nodes, observetest.Node(fmt.Sprintf("x%d", i), "big.8", now.Add(-time.Hour)))
 		}
-		snap, err := observe.Cluster(context.Background(), options(s))
+		snap, err := readAll(context.Background(), options(s))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -249,7 +271,7 @@ container_start_time_seconds{container="main",namespace="shop",pod="cart-1"} %d
 		for i := range s.Nodes {
 			s.Nodes[i].Labels["neap.dev/simulated"] = "true"
 		}
-		snap, err := observe.Cluster(context.Background(), options(s))
+		snap, err := readAll(context.Background(), options(s))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -264,11 +286,11 @@ container_start_time_seconds{container="main",namespace="shop",pod="cart-1"} %d
 		p.Status.Phase, p.Status.ContainerStatuses = corev1.PodFailed, nil
 		p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(now.Add(-15 * time.Minute))})
 		s.Pods = append(s.Pods, p)
-		snap, err := observe.Cluster(context.Background(), options(s))
+		snap, err := readAll(context.Background(), options(s))
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, p := range snap.Hours[2].Pods {
+		for _, p := range snap.hours[2].Pods {
 			if p.Name == "gone" && p.To.Sub(p.From) != 5*time.Minute {
 				t.Errorf("it is billed for %v, want 5m", p.To.Sub(p.From))
 			}
@@ -276,7 +298,7 @@ container_start_time_seconds{container="main",namespace="shop",pod="cart-1"} %d
 	})
 }
 
-func hasNote(s observe.Snapshot, text string) bool {
+func hasNote(s snapshot, text string) bool {
 	return slices.ContainsFunc(s.Notes, func(n string) bool { return strings.Contains(n, text) })
 }
 
@@ -285,7 +307,7 @@ func TestForbidden(t *testing.T) {
 		for _, res := range []string{"nodes", "pods"} {
 			s := shop(t)
 			s.Forbidden[res] = true
-			_, err := observe.Cluster(context.Background(), options(s))
+			_, err := readAll(context.Background(), options(s))
 			var f *observe.ForbiddenError
 			if !errors.As(err, &f) {
 				t.Fatalf("got %v", err)
@@ -300,14 +322,14 @@ func TestForbidden(t *testing.T) {
 		s := shop(t)
 		s.Declared = true
 		s.Forbidden["machinetypes"] = true
-		if _, err := observe.Cluster(context.Background(), options(s)); err == nil || !strings.Contains(err.Error(), `{apiGroups: ["neap.dev"], resources: ["machinetypes"], verbs: ["list"]}`) {
+		if _, err := readAll(context.Background(), options(s)); err == nil || !strings.Contains(err.Error(), `{apiGroups: ["neap.dev"], resources: ["machinetypes"], verbs: ["list"]}`) {
 			t.Errorf("got %v", err)
 		}
 	})
 	t.Run("owners and kubelets can be done without, and the notes say so", func(t *testing.T) {
 		s := shop(t)
 		s.Forbidden["replicasets"], s.Forbidden["jobs"], s.Forbidden["nodes/proxy"] = true, true, true
-		snap, err := observe.Cluster(context.Background(), options(s))
+		snap, err := readAll(context.Background(), options(s))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -322,7 +344,7 @@ func TestForbidden(t *testing.T) {
 func TestUnreachable(t *testing.T) {
 	read := func(t *testing.T, cfg *rest.Config) string {
 		t.Helper()
-		_, err := observe.Cluster(context.Background(), observe.Options{Config: cfg, From: now.Add(-time.Hour), To: now, Now: now})
+		_, err := readAll(context.Background(), observe.Options{Config: cfg, From: now.Add(-time.Hour), To: now, Now: now})
 		if err == nil {
 			t.Fatal("no error")
 		}

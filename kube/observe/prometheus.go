@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/neap-dev/neap/core/bill"
-	"github.com/neap-dev/neap/kube/convert"
 	"github.com/neap-dev/neap/kube/moduleload"
 	"github.com/neap-dev/neap/metrics"
 )
@@ -15,50 +14,55 @@ import (
 // modulesAtOnce bounds how many modules' queries run at the same time.
 const modulesAtOnce = 4
 
-// measured asks the metrics source for what the pods used and the modules did,
-// hour by hour so that no answer is large. A source that cannot be asked is an
-// error, for the caller named it; a gap in what it knows is estimated and noted.
-func (s *Snapshot) measured(ctx context.Context, opts Options, modules []convert.Module) error {
-	var partial error
-	silent := 0
-	for i := range s.Hours {
-		h := &s.Hours[i]
-		used, err := metrics.Usage(ctx, opts.Metrics, h.From, h.To, metrics.UsageOptions{Step: time.Minute})
-		if err != nil && !metrics.Partial(err) {
-			return err
-		}
-		if err != nil {
-			partial = err
-		}
-		byUID := make(map[string][]bill.Sample, len(h.Pods))
-		for n := range h.Pods {
-			p := &h.Pods[n]
-			if samples := used[p.Namespace+"/"+p.Name]; len(samples) > 0 {
-				byUID[p.UID] = samples
-			}
-		}
-		bill.AttachUsage(h, byUID)
-		if len(byUID) == 0 && len(h.Pods) > 0 {
-			silent++
-		}
-		if err := s.loads(ctx, opts.Metrics, h, modules); err != nil {
-			return err
+// asked is what came of asking the metrics, over the hours so far.
+type asked struct {
+	hours, silent int   // silent: hours in which no pod was known
+	partial       error // the last answer that may not be whole
+}
+
+// measure asks the metrics for what the pods of an hour used and the modules
+// did. A source that cannot be asked is an error, for the caller named it; a gap
+// in what it knows is estimated and noted.
+func (s *Snapshot) measure(ctx context.Context, h *bill.Hour) error {
+	used, err := metrics.Usage(ctx, s.opts.Metrics, h.From, h.To, metrics.UsageOptions{Step: time.Minute})
+	if err != nil && !metrics.Partial(err) {
+		return err
+	}
+	if err != nil {
+		s.asked.partial = err
+	}
+	byUID := make(map[string][]bill.Sample, len(h.Pods))
+	for i := range h.Pods {
+		p := &h.Pods[i]
+		if samples := used[p.Namespace+"/"+p.Name]; len(samples) > 0 {
+			byUID[p.UID] = samples
 		}
 	}
-	if partial != nil {
-		s.note("Part of the use may be estimated: %s.", oneLine(partial))
+	bill.AttachUsage(h, byUID)
+	s.asked.hours++
+	if len(byUID) == 0 && len(h.Pods) > 0 {
+		s.asked.silent++
+	}
+	return s.loads(ctx, h)
+}
+
+// noteMetrics says what the metrics did not know.
+func (s *Snapshot) noteMetrics() {
+	a := s.asked
+	if a.partial != nil {
+		s.note("Part of the use may be estimated: %s.", oneLine(a.partial))
 	}
 	switch {
-	case silent > 0 && silent == len(s.Hours):
+	case a.silent > 0 && a.silent == a.hours:
 		s.note("All use is estimated as what was requested, for the metrics know none of these pods; see whether that Prometheus scrapes this cluster's kubelets (%s).", metrics.CPUSeconds)
-	case silent > 0:
-		s.note("In %s of %d the metrics know none of the pods; use there is estimated as what was requested.", count(silent, "hour", "hours"), len(s.Hours))
+	case a.silent > 0:
+		s.note("In %s of %d the metrics know none of the pods; use there is estimated as what was requested.", count(a.silent, "hour", "hours"), a.hours)
 	}
-	return nil
 }
 
 // loads asks for the load and quality of every module that declares how.
-func (s *Snapshot) loads(ctx context.Context, source metrics.Source, h *bill.Hour, modules []convert.Module) error {
+func (s *Snapshot) loads(ctx context.Context, h *bill.Hour) error {
+	source, modules := s.opts.Metrics, s.modules
 	found := make([]*bill.Load, len(modules))
 	failed := make([]error, len(modules))
 	gate := make(chan struct{}, modulesAtOnce)

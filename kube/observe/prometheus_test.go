@@ -13,7 +13,6 @@ import (
 
 	"github.com/neap-dev/neap/api/v1alpha1"
 	"github.com/neap-dev/neap/core/bill"
-	"github.com/neap-dev/neap/kube/observe"
 	"github.com/neap-dev/neap/metrics"
 )
 
@@ -81,7 +80,7 @@ func TestPrometheus(t *testing.T) {
 			Load:      &v1alpha1.Load{Query: `sum(increase(http_requests_total{module="cart"}[$window]))`}}}}
 		opts := options(s)
 		opts.Metrics = remote(t, prometheus(t, from.Add(-10*time.Minute), to, nil).URL, time.Minute)
-		snap, err := observe.Cluster(context.Background(), opts)
+		snap, err := readAll(context.Background(), opts)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -105,7 +104,7 @@ func TestPrometheus(t *testing.T) {
 			return at.After(now.Add(-90*time.Minute)) && at.Before(now.Add(-60*time.Minute))
 		}
 		opts.Metrics = remote(t, prometheus(t, from.Add(-10*time.Minute), to, gap).URL, time.Minute)
-		snap, err := observe.Cluster(context.Background(), opts)
+		snap, err := readAll(context.Background(), opts)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -129,7 +128,7 @@ func TestPrometheus(t *testing.T) {
 		s.Pods = s.Pods[1:] // cart-1 is all that it knows
 		opts := options(s)
 		opts.Metrics = remote(t, prometheus(t, from, to, nil).URL, time.Minute)
-		snap, err := observe.Cluster(context.Background(), opts)
+		snap, err := readAll(context.Background(), opts)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -150,7 +149,7 @@ func TestPrometheus(t *testing.T) {
 			t.Cleanup(p.Close)
 			opts := options(shop(t))
 			opts.Metrics = remote(t, p.URL, 200*time.Millisecond)
-			_, err := observe.Cluster(context.Background(), opts)
+			_, err := readAll(context.Background(), opts)
 			if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("got %v, want one sentence with %q", err, want)
 			}

@@ -52,8 +52,8 @@ func TestRealCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := time.Now().Add(2 * time.Second).UTC()
-	read := func() (observe.Snapshot, error) {
-		return observe.Cluster(ctx, observe.Options{Config: cfg, From: now.Add(-time.Hour), To: now, Now: now})
+	read := func() (snapshot, error) {
+		return readAll(ctx, observe.Options{Config: cfg, From: now.Add(-time.Hour), To: now, Now: now})
 	}
 
 	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{GenerateName: "jane-"}}
@@ -69,7 +69,7 @@ func TestRealCluster(t *testing.T) {
 
 	// Every refusal names the rule that takes the reader one step further.
 	asked := 0
-	var snap observe.Snapshot
+	var snap snapshot
 	clustertest.Eventually(t, "all the rights that are asked for", func() error {
 		var err error
 		snap, err = read()

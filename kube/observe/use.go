@@ -15,17 +15,7 @@ import (
 
 	"github.com/neap-dev/neap/core/bill"
 	"github.com/neap-dev/neap/core/resource"
-	"github.com/neap-dev/neap/kube/convert"
 )
-
-// use fills in what the pods used: from the metrics source if there is one, else
-// from the kubelets.
-func (s *Snapshot) use(ctx context.Context, opts Options, r *reader, nodes []corev1.Node, modules []convert.Module) error {
-	if opts.Metrics != nil {
-		return s.measured(ctx, opts, modules)
-	}
-	return s.fromKubelets(ctx, opts, r, nodes)
-}
 
 // noGPU says that kubelets do not measure GPUs.
 var noGPU = [resource.Kinds]bool{resource.GPU: true}
@@ -47,10 +37,10 @@ type running struct {
 	use   resource.Vector
 }
 
-// fromKubelets asks every kubelet for its resource metrics. They are counters
+// askKubelets asks every kubelet for its resource metrics. They are counters
 // since each container's start and memory now, not history, so what follows from
 // them is marked estimated.
-func (s *Snapshot) fromKubelets(ctx context.Context, opts Options, r *reader, nodes []corev1.Node) error {
+func (s *Snapshot) askKubelets(ctx context.Context, r *reader, nodes []corev1.Node) error {
 	var (
 		mu        sync.Mutex
 		wait      sync.WaitGroup
@@ -60,7 +50,7 @@ func (s *Snapshot) fromKubelets(ctx context.Context, opts Options, r *reader, no
 		gate      = make(chan struct{}, kubeletsAtOnce)
 	)
 	ask := func(node string) {
-		pods, err := r.kubelet(ctx, node, opts.Now)
+		pods, err := r.kubelet(ctx, node, s.opts.Now)
 		mu.Lock()
 		defer mu.Unlock()
 		var f *ForbiddenError
@@ -96,15 +86,7 @@ func (s *Snapshot) fromKubelets(ctx context.Context, opts Options, r *reader, no
 		s.note("All use is estimated as what was requested, for %s; or give --prometheus.", forbidden.Error())
 		return nil
 	}
-	for i := range s.Hours {
-		h := &s.Hours[i]
-		for p := range h.Pods {
-			pod := &h.Pods[p]
-			if u, ok := found[podName{pod.Namespace, pod.Name}]; ok && u.since.Before(pod.To) {
-				pod.Usage = []bill.Sample{{From: later(u.since, pod.From), To: pod.To, Use: u.use, Estimated: true, Missing: noGPU}}
-			}
-		}
-	}
+	s.running = found
 	if len(found) > 0 {
 		s.note("Use is estimated from the kubelets: each container's average since it started, and its memory now; give --prometheus to have it measured.")
 	} else {
@@ -114,6 +96,16 @@ func (s *Snapshot) fromKubelets(ctx context.Context, opts Options, r *reader, no
 		s.note("%s gave no metrics (%s); use there is estimated as what was requested.", count(len(failed), "kubelet", "kubelets"), few(failed))
 	}
 	return nil
+}
+
+// fromKubelets gives the pods of an hour the averages that their kubelets know.
+func (s *Snapshot) fromKubelets(h *bill.Hour) {
+	for i := range h.Pods {
+		pod := &h.Pods[i]
+		if u, ok := s.running[podName{pod.Namespace, pod.Name}]; ok && u.since.Before(pod.To) {
+			pod.Usage = []bill.Sample{{From: later(u.since, pod.From), To: pod.To, Use: u.use, Estimated: true, Missing: noGPU}}
+		}
+	}
 }
 
 // kubelet asks one kubelet through the API server.
