@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/textparse"
 	"github.com/prometheus/prometheus/model/value"
@@ -271,7 +272,7 @@ func (e *Embedded) Append(ctx context.Context, t time.Time, samples []Sample) er
 			if h == nil {
 				h = &Handle{lset: labels.FromMap(s.Labels)}
 			}
-			if h.lset.Get(labels.MetricName) == "" {
+			if h.lset.Get(model.MetricNameLabel) == "" {
 				return fmt.Errorf("record metrics: a series %s has no name; set its label __name__", h.lset)
 			}
 			if h.in != e {
@@ -349,7 +350,7 @@ func (e *Embedded) AppendText(ctx context.Context, t time.Time, r io.Reader, ext
 					}
 					s.lset = b.Labels()
 				}
-				if s.lset.Get(labels.MetricName) == "" {
+				if s.lset.Get(model.MetricNameLabel) == "" {
 					return fmt.Errorf("record metrics: series %d of the exposition has no name; nothing of it was recorded", line)
 				}
 				tg.series[string(met)] = s

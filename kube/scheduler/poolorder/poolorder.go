@@ -66,9 +66,9 @@ func (*PoolOrder) NormalizeScore(_ context.Context, _ fwk.CycleState, _ *v1.Pod,
 	}
 	for i := range scores {
 		if first == last {
-			scores[i].Score = fwk.MaxNodeScore
+			scores[i].Score = fwk.MaxScore
 		} else {
-			scores[i].Score = fwk.MaxNodeScore * (last - scores[i].Score) / (last - first)
+			scores[i].Score = fwk.MaxScore * (last - scores[i].Score) / (last - first)
 		}
 	}
 	return nil
