@@ -102,7 +102,7 @@ that neither knows is priced by its shape, and a note says so.
 			})
 		},
 	}
-	src.register(cmd, true)
+	src.register(cmd)
 	f := cmd.Flags()
 	f.StringVar(&from, "from", "", "start of the window, or a whole window such as yesterday")
 	f.StringVar(&to, "to", "", "end of the window (default now)")
@@ -166,6 +166,7 @@ is preferred, nothing is left over, and modules or machine types may come and go
 			if err != nil {
 				return err
 			}
+			c.Notes = unique(c.Notes)
 			return writeOut(out, cmd.OutOrStdout(), func(w io.Writer) error {
 				switch format {
 				case "json":
@@ -177,7 +178,7 @@ is preferred, nothing is left over, and modules or machine types may come and go
 			})
 		},
 	}
-	src.register(cmd, false)
+	src.register(cmd)
 	f := cmd.Flags()
 	f.StringVar(&from, "from", "", "the window before (required)")
 	f.StringVar(&to, "to", "", "the window after (required)")
@@ -185,6 +186,17 @@ is preferred, nothing is left over, and modules or machine types may come and go
 	f.StringVar(&out, "out", "", "write to this file instead of standard output")
 	f.IntVar(&top, "top", 30, "show at most so many modules in the table; 0 shows all")
 	return cmd
+}
+
+// unique drops what is said twice.
+func unique(notes []string) []string {
+	var kept []string
+	for _, n := range notes {
+		if !slices.Contains(kept, n) {
+			kept = append(kept, n)
+		}
+	}
+	return kept
 }
 
 // parseBy translates --by into what the bill calls it.

@@ -55,7 +55,7 @@ type sourceFlags struct {
 }
 
 // register adds the flags to a command.
-func (s *sourceFlags) register(cmd *cobra.Command, _ bool) {
+func (s *sourceFlags) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&s.kubeconfig, "kubeconfig", "", "read the cluster of this kubeconfig (default $KUBECONFIG, then ~/.kube/config)")
 	f.StringVar(&s.context, "context", "", "read the cluster of this context of the kubeconfig")
