@@ -7,7 +7,7 @@
 # browser, a privilege, the data folder) fails instead.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-export CGO_ENABLED=0 GOFLAGS="${GOFLAGS--buildvcs=false}"
+export CGO_ENABLED=0 GOFLAGS="${GOFLAGS--buildvcs=false}" NO_COLOR=1
 
 # Packages that run under the race detector too: those that keep no process and
 # no Kubernetes of their own.
