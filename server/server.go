@@ -127,7 +127,7 @@ func New(opts Options) *Server {
 	}
 	s.mux.HandleFunc("GET /api/v1/events", s.events)
 	s.mux.HandleFunc("GET /api/", func(w http.ResponseWriter, r *http.Request) {
-		writeError(w, refuse(http.StatusNotFound, "There is nothing at %s; the API is described in docs.", r.URL.Path))
+		writeError(w, refuse(http.StatusNotFound, "There is nothing at %s; docs/format/http.md lists what there is.", r.URL.Path))
 	})
 	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
