@@ -27,9 +27,9 @@ const (
 	LabelPool = "neap.dev/pool"
 	// LabelSimulated is "true" on nodes that exist only in a simulation.
 	LabelSimulated = "neap.dev/simulated"
-	// AnnotationSimulatedEnd on a pod is when, by the simulated day, its work was
-	// done, in RFC 3339.
-	AnnotationSimulatedEnd = "neap.dev/simulated-done-at"
+	// AnnotationSimulatedLife on a pod whose work is done is how long, by the
+	// simulated day, it took from its binding on, such as 1m30s.
+	AnnotationSimulatedLife = "neap.dev/simulated-life"
 	// LabelHeadroom is "true" on pods that only hold room for a sudden need.
 	LabelHeadroom = "neap.dev/headroom"
 	// TaintServerless is on virtual nodes, whose pods are bought one by one.

@@ -232,15 +232,16 @@ func Ended(pod *corev1.Pod) (time.Time, bool) {
 	return last, true
 }
 
-// SimulatedEnd returns when, by the simulated day, a simulated pod ended. What
-// its status says of that is the wall's time.
-func SimulatedEnd(pod *corev1.Pod) (time.Time, bool) {
-	s := pod.Annotations[v1alpha1.AnnotationSimulatedEnd]
+// SimulatedLife returns how long, by the simulated day, a simulated pod took from
+// its binding until its work was done. What its status says is the wall's time,
+// and what the API server took in between is no part of the day.
+func SimulatedLife(pod *corev1.Pod) (time.Duration, bool) {
+	s := pod.Annotations[v1alpha1.AnnotationSimulatedLife]
 	if s == "" {
-		return time.Time{}, false
+		return 0, false
 	}
-	t, err := time.Parse(time.RFC3339Nano, s)
-	return t.UTC(), err == nil
+	d, err := time.ParseDuration(s)
+	return d, err == nil && d >= 0
 }
 
 // BecameReady returns when a pod became ready, if it is.
@@ -265,7 +266,7 @@ func later(a, b time.Time) time.Time {
 func TrimPod(pod *corev1.Pod) {
 	pod.ManagedFields, pod.Finalizers = nil, nil
 	for k := range pod.Annotations {
-		if k != "karpenter.sh/do-not-disrupt" && k != "cluster-autoscaler.kubernetes.io/safe-to-evict" && k != v1alpha1.AnnotationSimulatedEnd {
+		if k != "karpenter.sh/do-not-disrupt" && k != "cluster-autoscaler.kubernetes.io/safe-to-evict" && k != v1alpha1.AnnotationSimulatedLife {
 			delete(pod.Annotations, k)
 		}
 	}

@@ -149,7 +149,9 @@ func (e *export) take(f *world.Frame) {
 			s.gone = true
 			last := edge{at: p.To}
 			for _, g := range s.all() {
-				last.samples = append(last.samples, metrics.Sample{Handle: g.handle, V: g.v})
+				if p.To.After(e.at) { // else its last value is recorded
+					last.samples = append(last.samples, metrics.Sample{Handle: g.handle, V: g.v})
+				}
 				last.ended = append(last.ended, g.handle)
 			}
 			e.edges = append(e.edges, last)

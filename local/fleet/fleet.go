@@ -18,6 +18,7 @@ import (
 	"github.com/neap-dev/neap/api/v1alpha1"
 	"github.com/neap-dev/neap/core/resource"
 	"github.com/neap-dev/neap/core/workload"
+	"github.com/neap-dev/neap/kube/convert"
 	"github.com/neap-dev/neap/local/clock"
 	"github.com/neap-dev/neap/metrics"
 	"github.com/neap-dev/neap/sim/scenario"
@@ -80,6 +81,7 @@ type Fleet struct {
 type moduleName struct{ namespace, name string }
 
 type known struct {
+	from             time.Time // first seen on its machine
 	ready            bool
 	requests, limits resource.Vector
 }
@@ -190,7 +192,7 @@ func (f *Fleet) putNode(n *corev1.Node) {
 	m := world.Machine{
 		RatingMillis: 1000,
 		Name:         n.Name, Pool: n.Labels[v1alpha1.LabelPool], Type: n.Labels[corev1.LabelInstanceTypeStable],
-		Capacity: vector(n.Status.Capacity),
+		Capacity: convert.Vector(n.Status.Capacity),
 	}
 	if t, ok := f.opts.Scenario.Type(m.Type); ok {
 		m.RatingMillis = t.Rating()
@@ -237,19 +239,23 @@ func (f *Fleet) put(p *corev1.Pod) {
 	k := f.known[p.UID]
 	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
 		if k != nil {
-			f.world.RemovePod(id, f.when(p, v1alpha1.AnnotationSimulatedEnd))
+			end := f.now()
+			if life, ok := convert.SimulatedLife(p); ok && k.from.Add(life).Before(end) {
+				end = later(k.from.Add(life), f.last)
+			}
+			f.world.RemovePod(id, end)
 			delete(f.known, p.UID)
 		}
 		return
 	}
 	requests, limits := podResources(p)
 	if k == nil {
-		k = &known{requests: requests, limits: limits}
+		k = &known{from: f.now(), requests: requests, limits: limits}
 		f.known[p.UID] = k
 		f.world.AddPod(world.Pod{
 			ID: id, Namespace: p.Namespace, Name: p.Name, Module: f.moduleOf(p), Machine: p.Spec.NodeName,
 			Requests: requests, Limits: limits,
-		}, f.now())
+		}, k.from)
 	}
 	if k.requests != requests || k.limits != limits {
 		k.requests, k.limits = requests, limits
@@ -427,20 +433,14 @@ func (f *Fleet) Behind() time.Duration {
 	return f.opts.Clock.Now().Sub(f.last)
 }
 
-// Vector of a Kubernetes resource list; GPUs in thousandths.
-func vector(l corev1.ResourceList) resource.Vector {
-	gpu := l[corev1.ResourceName(v1alpha1.ResourceGPU)]
-	return resource.Vector{resource.CPU: l.Cpu().MilliValue(), resource.Memory: l.Memory().Value(), resource.GPU: gpu.MilliValue()}
-}
-
 // podResources sums what the containers of a pod ask for. A limit that one
 // container lacks is no limit.
 func podResources(p *corev1.Pod) (requests, limits resource.Vector) {
 	none := [resource.Kinds]bool{}
 	for i := range p.Spec.Containers {
 		r := &p.Spec.Containers[i].Resources
-		requests = requests.Add(vector(r.Requests))
-		l := vector(r.Limits)
+		requests = requests.Add(convert.Vector(r.Requests))
+		l := convert.Vector(r.Limits)
 		limits = limits.Add(l)
 		for k := range l {
 			none[k] = none[k] || l[k] == 0

@@ -126,6 +126,14 @@ func StartLifecycle(ctx context.Context, o LifecycleOptions) (*Lifecycle, error)
 			"Plays": func(uid, stage string) string {
 				return l.table.played(types.UID(uid), Stage(stage), l.day.Now()).UTC().Format(time.RFC3339Nano)
 			},
+			// Life is how long a pod takes from its binding until it is done; "" if
+			// its binding was not seen.
+			"Life": func(uid string) string {
+				if d := l.table.life(types.UID(uid)); d > 0 {
+					return d.String()
+				}
+				return ""
+			},
 		},
 	})
 	if err == nil {
@@ -268,6 +276,9 @@ const completeTemplate = `
 metadata:
   annotations:
     neap.dev/simulated-done-at: {{ Plays .metadata.uid "complete" | Quote }}
+    {{ with Life .metadata.uid }}
+    neap.dev/simulated-life: {{ . | Quote }}
+    {{ end }}
 status:
   phase: Succeeded
   conditions:

@@ -22,6 +22,9 @@ const (
 	Gone     Stage = "gone"     // it was deleted and leaves the machine
 )
 
+// bound is no stage: it is when a pod was first seen on its machine.
+const bound Stage = "bound"
+
 // Durations say how long the stages of a pod take, in simulated time. They are
 // asked once a pod.
 type Durations struct {
@@ -148,6 +151,9 @@ func (t *timetable) at(pod *corev1.Pod, stage Stage, now time.Time) time.Time {
 	}
 	if _, known := d[stage]; !known {
 		d[stage] = from.Add(took)
+		if stage == Ready {
+			d[bound] = from
+		}
 	}
 	return d[stage]
 }
@@ -175,6 +181,19 @@ func (t *timetable) playing(uid types.UID, stage Stage) bool {
 	defer t.mu.Unlock()
 	at, ok := t.sent[sending{uid, stage}]
 	return ok && time.Since(at) < resendAfter
+}
+
+// life returns how long a pod takes from when it was first seen bound until it
+// is done; 0 if either is not known.
+func (t *timetable) life(uid types.UID) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	from, ok := t.pods[uid][bound]
+	to, done := t.pods[uid][Complete]
+	if !ok || !done {
+		return 0
+	}
+	return to.Sub(from)
 }
 
 // forget drops a pod that is gone.

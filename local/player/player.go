@@ -76,6 +76,7 @@ type Player struct {
 	parents map[workload.Key]*batchv1.CronJob
 
 	mu      sync.Mutex
+	firing  map[time.Time]int // jobs being started, by when they were due
 	leaving map[string]context.CancelFunc // nodes being given back; cancel keeps them
 	wg      sync.WaitGroup
 	retry   bool // something of the last change failed
@@ -94,7 +95,7 @@ func New(o Options) (*Player, error) {
 		return nil, err
 	}
 	p := &Player{
-		o: o, calendar: c, parents: map[workload.Key]*batchv1.CronJob{}, leaving: map[string]context.CancelFunc{},
+		o: o, calendar: c, parents: map[workload.Key]*batchv1.CronJob{}, leaving: map[string]context.CancelFunc{}, firing: map[time.Time]int{},
 		nodes: o.Informers.Core().V1().Nodes().Lister(), pods: o.Informers.Core().V1().Pods().Lister(),
 		book: machine.NewPriceBook(o.Scenario.Currency),
 	}
@@ -274,7 +275,7 @@ func (p *Player) Run(ctx context.Context) error {
 			return nil
 		}
 		p.at = now
-		if err := p.o.Memory.SetState(ctx, memoryKey, now.Format(time.RFC3339Nano)); err != nil {
+		if err := p.o.Memory.SetState(ctx, memoryKey, p.doneUntil(now).Format(time.RFC3339Nano)); err != nil {
 			p.problem(fmt.Errorf("write down how far the scenario was played: %w", err))
 		}
 	}
@@ -478,7 +479,33 @@ func (p *Player) fire(ctx context.Context, starts []scenario.JobStart) {
 			return nil
 		})
 	}
-	p.problem(parallel(ctx, all))
+	// Not waited for: an API server that is slow for a moment must not delay
+	// what is due next.
+	due := starts[0].At
+	p.mu.Lock()
+	p.firing[due]++
+	p.mu.Unlock()
+	p.wg.Go(func() {
+		p.problem(parallel(ctx, all))
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.firing[due]--; p.firing[due] == 0 {
+			delete(p.firing, due)
+		}
+	})
+}
+
+// doneUntil returns up to when everything is done: before the first job that is
+// still being started.
+func (p *Player) doneUntil(now time.Time) time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for due := range p.firing {
+		if !due.After(now) {
+			now = due.Add(-time.Nanosecond)
+		}
+	}
+	return now
 }
 
 // change brings the cluster from what was applied last to d.

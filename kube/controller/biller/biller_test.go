@@ -225,7 +225,7 @@ func TestASimulatedPodEndsWhenTheDaySaysSo(t *testing.T) {
 	w.Pod(p)
 	w.clock.SetTime(at(12)) // the API server took its time, which is none of the day's
 	p = finished(p, at(12))
-	p.Annotations = map[string]string{v1alpha1.AnnotationSimulatedEnd: at(10.5).Format(time.RFC3339Nano)}
+	p.Annotations = map[string]string{v1alpha1.AnnotationSimulatedLife: "30s"}
 	w.Pod(p)
 	w.PodGone(p)
 	w.to(at(62))

@@ -4,15 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/neap-dev/neap/core/bill"
-	"github.com/neap-dev/neap/core/quality"
 	"github.com/neap-dev/neap/core/workload"
-	"github.com/neap-dev/neap/kube/convert"
+	"github.com/neap-dev/neap/kube/moduleload"
 	"github.com/neap-dev/neap/metrics"
 )
 
@@ -327,7 +325,7 @@ func (b *Biller) loads(ctx context.Context, from, to time.Time) ([]bill.Load, er
 	var first error
 	out := make([]bill.Load, 0, len(keys))
 	for _, key := range keys {
-		l, err := b.load(ctx, declared[key], from, to)
+		l, err := moduleload.Ask(ctx, b.o.Metrics, declared[key], from, to)
 		if err != nil && first == nil {
 			first = fmt.Errorf("module %s/%s: %w", key.Namespace, declared[key].Name, err)
 		}
@@ -337,36 +335,4 @@ func (b *Biller) loads(ctx context.Context, from, to time.Time) ([]bill.Load, er
 		}
 	}
 	return out, first
-}
-
-func (b *Biller) load(ctx context.Context, m convert.Module, from, to time.Time) (bill.Load, error) {
-	l := bill.Load{Module: m.Key, Requests: -1}
-	ask := func(query string) (float64, error) {
-		if query == "" {
-			return math.NaN(), nil
-		}
-		window := fmt.Sprintf("%ds", max(int64(to.Sub(from)/time.Second), 1))
-		series, err := b.o.Metrics.Instant(ctx, strings.ReplaceAll(query, "$window", window), to)
-		switch {
-		case err != nil && !metrics.Partial(err):
-			return math.NaN(), err
-		case len(series) == 0 || len(series[0].Points) == 0:
-			return math.NaN(), nil // nothing was asked of it, or nothing measured it
-		case len(series) > 1:
-			return math.NaN(), fmt.Errorf("query %q yields %d results, want one: put sum(…) around it", query, len(series))
-		}
-		return series[0].Points[len(series[0].Points)-1].V, err
-	}
-	requests, err := ask(m.LoadQuery)
-	if requests >= 0 && requests < 1e18 {
-		l.Requests = int64(math.Round(requests))
-	}
-	success, err2 := ask(m.SuccessQuery)
-	p99, err3 := ask(m.P99Query)
-	v := quality.Guard{SuccessMicros: m.SuccessMicros, P99: m.P99}.Judge(quality.Observation{At: to, Success: success, P99: p99})
-	if v.Status != quality.Unknown {
-		l.Known, l.Met = true, v.Status == quality.Met
-		l.SuccessMicros, l.P99 = v.SuccessMicros, v.P99
-	}
-	return l, errors.Join(err, err2, err3)
 }

@@ -331,17 +331,16 @@ func (o *Observer) tellPod(uid types.UID, s *podState, now time.Time) {
 // ended returns when a pod that is over or gone ended: what was written down,
 // where that is in the times the biller keeps, else now.
 func (o *Observer) ended(s *podState, now time.Time) time.Time {
-	t, known := convert.Ended(s.obj)
 	if o.times == Observed {
-		t, known = convert.SimulatedEnd(s.obj)
-	}
-	switch {
-	case !known:
+		if life, known := convert.SimulatedLife(s.obj); known && !s.first.IsZero() {
+			return notAfter(s.first.Add(life), now)
+		}
 		return now
-	case t.Before(s.first) && o.times == Observed: // seen later than it happened
-		return s.first
 	}
-	return notAfter(t, now)
+	if t, known := convert.Ended(s.obj); known {
+		return notAfter(t, now)
+	}
+	return now
 }
 
 func samePod(a, b *bill.Pod) bool {
