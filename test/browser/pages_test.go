@@ -113,7 +113,7 @@ func (s *stage) open(t *testing.T, page string, l look) *tab {
 		t.Fatal(err)
 	}
 	t.Cleanup(cancel)
-	ctx, stop := context.WithTimeout(ctx, 2*time.Minute)
+	ctx, stop := context.WithTimeout(ctx, 5*time.Minute)
 	t.Cleanup(stop)
 	p := &tab{Context: ctx, t: t}
 	err = chromedp.Listen(ctx, func(ev any) {
@@ -183,7 +183,7 @@ func (p *tab) js(script string) {
 // until waits for a condition on the page.
 func (p *tab) until(script string) {
 	p.t.Helper()
-	if _, err := chromedp.Run(p, chromedp.Poll[bool](script)); err != nil {
+	if _, err := chromedp.Run(p, chromedp.Poll[bool](script, chromedp.WithPollingTimeout(2*time.Minute))); err != nil {
 		p.clean() // says more than the wait does
 		p.t.Fatalf("wait for %s: %v", script, err)
 	}
