@@ -66,7 +66,7 @@ func (d Demand) Validate() error {
 // A Machine is what is left on one machine. As given to [NewFleet] nothing runs
 // on it, so that what is left is what it has.
 type Machine struct {
-	ID     int // the caller's; scorers that keep books of their own know it by this
+	ID     int // its index in the fleet; [NewFleet] sets it
 	CPU    int64
 	Memory int64
 	GPUs   int // how many of Idle count
@@ -222,6 +222,7 @@ func NewFleet(machines []Machine, scorer Scorer) *Fleet {
 		if m := &f.machines[i]; m.GPUs < 0 || m.GPUs > MaxDevices || m.Model >= MaxModels {
 			panic(fmt.Sprintf("gpu: machine %d has %d GPUs of model %d", i, m.GPUs, m.Model))
 		}
+		f.machines[i].ID = i
 		f.version[i] = 1
 	}
 	return f

@@ -17,9 +17,7 @@ type policyInfo struct {
 }
 
 var policies = []policyInfo{
-	{"neap", "", func(t *Trace, mix *gpu.Mix, nodes []gpu.Machine) gpu.Scorer {
-		return gpu.Fragmentation{Mix: mix}
-	}},
+	{"neap", "", neap(0)},
 	{"fgd", "06-FGD", func(_ *Trace, mix *gpu.Mix, _ []gpu.Machine) gpu.Scorer { return gpu.Fragmentation{Mix: mix} }},
 	{"bestfit", "05-BestFit", func(*Trace, *gpu.Mix, []gpu.Machine) gpu.Scorer { return bestFit{} }},
 	{"packing", "04-GpuPacking", func(*Trace, *gpu.Mix, []gpu.Machine) gpu.Scorer { return packing{} }},
@@ -28,6 +26,17 @@ var policies = []policyInfo{
 	}},
 	{"dotprod", "02-DotProd", func(*Trace, *gpu.Mix, []gpu.Machine) gpu.Scorer { return dotProduct{} }},
 	{"random", "01-Random", nil},
+	{"neap-without-regret", "", neap(gpu.Regret)},
+	{"neap-without-balance", "", neap(gpu.Balance)},
+	{"neap-without-scarcity", "", neap(gpu.Scarcity)},
+	{"neap-without-opening", "", neap(gpu.Opening)},
+	{"neap-without-all-four", "", neap(gpu.Regret | gpu.Balance | gpu.Scarcity | gpu.Opening)},
+}
+
+func neap(without gpu.Terms) func(*Trace, *gpu.Mix, []gpu.Machine) gpu.Scorer {
+	return func(t *Trace, _ *gpu.Mix, nodes []gpu.Machine) gpu.Scorer {
+		return gpu.NewNeap(nodes, MixOf(t.Pods), without)
+	}
 }
 
 // Policies returns the names that [Options.Policy] may have.

@@ -286,9 +286,6 @@ func Arrivals(nodes []Node, pods []Pod, seed int64) ([]Pod, []Node) {
 	for i, rank := range rng.Perm(len(byName)) {
 		ranked[rank] = byName[i]
 	}
-	for i := range ranked {
-		ranked[i].Machine.ID = i
-	}
 	return order, ranked
 }
 
