@@ -212,8 +212,8 @@ func TestTheSmallScenarioPlaysInARealCluster(t *testing.T) {
 
 	// 1. From nothing to a running school.
 	th := open(t, c, s, clockFile, b, 60)
-	th.eventually(t, "homework", "feed", 16)
-	th.eventually(t, "pay", "shop", 12)
+	th.eventually(t, "homework", "feed", 24)
+	th.eventually(t, "pay", "shop", 16)
 	th.eventually(t, "ai", "ocr", 2)
 	if got := b.actions(); !slices.Contains(got, "begin small") {
 		t.Errorf("the ledger has %v", got)
@@ -221,10 +221,10 @@ func TestTheSmallScenarioPlaysInARealCluster(t *testing.T) {
 
 	// 2. The schedule steps at 17:30, an event buys a machine at 18:00.
 	th.day.SetSpeed(600)
-	th.eventually(t, "homework", "api", 24)
-	clustertest.Eventually(t, "nine machines and a virtual one", func() error {
+	th.eventually(t, "homework", "api", 36)
+	clustertest.Eventually(t, "eight machines and a virtual one", func() error {
 		nodes, err := th.factory.Core().V1().Nodes().Lister().List(labels.Everything())
-		if err == nil && len(nodes) != 10 {
+		if err == nil && len(nodes) != 9 {
 			err = fmt.Errorf("there are %d", len(nodes))
 		}
 		return err
@@ -256,7 +256,7 @@ func TestTheSmallScenarioPlaysInARealCluster(t *testing.T) {
 	th = open(t, c, s, clockFile, b, 60)
 	clustertest.Eventually(t, "the resized pods of the shop", func() error {
 		n, cpu := th.running("pay", "shop")
-		if n != 12 || cpu != "400m" {
+		if n != 16 || cpu != "400m" {
 			return fmt.Errorf("%d pods ask for %s", n, cpu)
 		}
 		return nil
@@ -268,7 +268,7 @@ func TestTheSmallScenarioPlaysInARealCluster(t *testing.T) {
 	if v := d.Spec.Template.Annotations[VersionAnnotation]; v != "2" {
 		t.Errorf("version %s of the feed is deployed, want 2", v)
 	}
-	th.eventually(t, "homework", "feed", 16)
+	th.eventually(t, "homework", "feed", 24)
 	for _, row := range b.rows {
 		if row.Outcome != "done" || row.Reason == "" || row.Actor != "scenario" {
 			t.Errorf("a row of the ledger is %+v", row)
