@@ -1,45 +1,66 @@
 package cli
 
 import (
+	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/neap-dev/neap/internal/benchreport"
+	"github.com/neap-dev/neap/local"
 	"github.com/neap-dev/neap/local/controlplane"
 )
 
+// A localMeasure is one part of `neap bench local`. It adds its rows and bars.
+type localMeasure struct {
+	name string
+	do   func(ctx context.Context, r *benchreport.Report, bin string, log func(string, ...any)) error
+}
+
+var localMeasures = []localMeasure{
+	{"control-plane", measureControlPlane},
+	{"scale", measureScale},
+	{"day", measureDay},
+}
+
 func newBenchLocalCommand() *cobra.Command {
-	var format, bin string
+	var format, bin, only string
+	var names []string
+	for _, m := range localMeasures {
+		names = append(names, m.name)
+	}
 	cmd := &cobra.Command{
 		Use:   "local",
-		Short: "Measure the control plane that runs on this machine",
-		Long: `Measure the control plane that runs on this machine.
+		Short: "Measure the cluster that runs on this machine",
+		Long: `Measure the cluster that runs on this machine.
 
-Starts etcd, kube-apiserver and kube-controller-manager in an empty folder,
-measures how long that takes and how much memory they use with nothing in them,
-kills them in the midst of writes, and counts what was acknowledged and is gone.
-The folder is a temporary one; a cluster that runs is not touched.`,
+control-plane  Starts etcd, kube-apiserver and kube-controller-manager in an
+               empty folder, measures how long that takes and how much memory
+               they use with nothing in them, kills them in the midst of writes,
+               and counts what was acknowledged and is gone.
+scale          Fills a simulated fleet of 500 machines with 10,000 pods and lets
+               a minute pass at real speed.
+day            Plays the first two hours of the school day at 60 times real
+               speed, and replays the same hours.
+
+All of it takes some ten minutes. The folders are temporary ones; a cluster that
+runs is not touched.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			rows, err := controlplane.Measure(cmd.Context(), controlplane.MeasureOptions{
-				BinDir: bin,
-				Log:    func(f string, a ...any) { fmt.Fprintf(cmd.ErrOrStderr(), f+"\n", a...) },
-			})
-			if err != nil {
-				return err
+			if only != "" && !slices.Contains(names, only) {
+				return usagef("--only %s is not one of %s", only, strings.Join(names, ", "))
 			}
+			log := func(f string, a ...any) { fmt.Fprintf(cmd.ErrOrStderr(), f+"\n", a...) }
 			report := benchreport.Report{Machine: benchreport.ThisMachine()}
-			var ready, resident float64
-			gone := 0
-			for _, r := range rows {
-				ready, resident, gone = max(ready, r.ReadySeconds), max(resident, r.ResidentMiB), gone+r.Lost
-				report.Rows = append(report.Rows, r)
-			}
-			report.Bars = []benchreport.Bar{
-				benchreport.Below("control plane ready, slowest start", ready, "s", 15),
-				benchreport.Below("control plane resident, nothing in it", resident, "MiB", 700),
-				benchreport.Equal("acknowledged writes lost to kill -9", float64(gone), "writes", 0),
+			for _, m := range localMeasures {
+				if only != "" && only != m.name {
+					continue
+				}
+				if err := m.do(cmd.Context(), &report, bin, log); err != nil {
+					return err
+				}
 			}
 			if err := report.Write(cmd.OutOrStdout(), format); err != nil {
 				return err
@@ -52,5 +73,52 @@ The folder is a temporary one; a cluster that runs is not touched.`,
 	}
 	cmd.Flags().StringVar(&format, "format", "table", "table or json")
 	cmd.Flags().StringVar(&bin, "bin", "", "folder of neap-cluster and neap-scheduler (default: beside neap, else bin)")
+	cmd.Flags().StringVar(&only, "only", "", "measure only this: "+strings.Join(names, ", "))
 	return cmd
+}
+
+func measureControlPlane(ctx context.Context, report *benchreport.Report, bin string, log func(string, ...any)) error {
+	rows, err := controlplane.Measure(ctx, controlplane.MeasureOptions{BinDir: bin, Log: log})
+	if err != nil {
+		return err
+	}
+	var ready, resident float64
+	gone := 0
+	for _, r := range rows {
+		ready, resident, gone = max(ready, r.ReadySeconds), max(resident, r.ResidentMiB), gone+r.Lost
+		report.Rows = append(report.Rows, r)
+	}
+	report.Bars = append(report.Bars,
+		benchreport.Below("control plane ready, slowest start", ready, "s", 15),
+		benchreport.Below("control plane resident, nothing in it", resident, "MiB", 700),
+		benchreport.Equal("acknowledged writes lost to kill -9", float64(gone), "writes", 0),
+	)
+	return nil
+}
+
+func measureScale(ctx context.Context, report *benchreport.Report, bin string, log func(string, ...any)) error {
+	m, err := local.MeasureScale(ctx, local.MeasureOptions{BinDir: bin, Log: log})
+	if err != nil {
+		return err
+	}
+	report.Rows = append(report.Rows, m)
+	report.Bars = append(report.Bars,
+		benchreport.AtLeast("pods ready on 500 machines", float64(m.Pods), "pods", 10_000),
+		benchreport.AtMost("cores they take at real speed", m.Cores, "cores", 2),
+		benchreport.AtMost("how far the physics are behind", m.BehindSeconds, "s", 60),
+	)
+	return nil
+}
+
+func measureDay(ctx context.Context, report *benchreport.Report, bin string, log func(string, ...any)) error {
+	m, err := local.MeasureDay(ctx, local.MeasureOptions{BinDir: bin, Log: log})
+	if err != nil {
+		return err
+	}
+	report.Rows = append(report.Rows, m)
+	report.Bars = append(report.Bars,
+		benchreport.Below("neap up, page and API server answer", m.AddressSeconds, "s", 15),
+		benchreport.AtMost("live bill against replay, school day", m.Apart, "%", 2),
+	)
+	return nil
 }

@@ -72,6 +72,11 @@ type Options struct {
 	Bar bool
 	// Ready is called once the page and the API server answer; nil is not called.
 	Ready func(Addresses)
+
+	// For measuring: called with the processes below when the day begins to pass
+	// and when it has come to its end.
+	begun func(pids []int, c counts)
+	ended func(pids []int)
 }
 
 // Addresses are where a running cluster is found.
@@ -234,8 +239,14 @@ func (u *up) run(ctx context.Context, began time.Time) (*Report, error) {
 	// 6. The day passes.
 	u.live.set(func(l *live) { l.state = "running" })
 	u.startup = time.Since(began).Seconds()
+	if u.o.begun != nil {
+		u.o.begun(u.cluster.PIDs(), u.live.count())
+	}
 	u.day.Resume()
 	err = u.pass(parts)
+	if u.o.ended != nil {
+		u.o.ended(u.cluster.PIDs())
+	}
 	report, reportErr := u.report()
 	if reportErr != nil {
 		err = errors.Join(err, reportErr)
@@ -618,7 +629,7 @@ func (u *up) grace() time.Duration {
 // settle waits until the pods that should be there are ready. It goes on when
 // nothing changes any more: some pods may have no room.
 func (u *up) settle(ctx context.Context, r *running) error {
-	const stuck = 10 * time.Second
+	const stuck = 30 * time.Second
 	want := u.player.Expected()
 	last, since, told := counts{}, time.Now(), time.Now()
 	for {

@@ -188,6 +188,18 @@ func (c *Cluster) SchedulerPID() int {
 	return c.scheduler.PID()
 }
 
+// PIDs are the process ids of neap-cluster and, once it was started, of the
+// scheduler.
+func (c *Cluster) PIDs() []int {
+	pids := []int{c.main.PID()}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.scheduler != nil {
+		pids = append(pids, c.scheduler.PID())
+	}
+	return pids
+}
+
 // Done is closed when the control plane has ended, asked or not.
 func (c *Cluster) Done() <-chan struct{} { return c.main.Done() }
 

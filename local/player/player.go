@@ -76,7 +76,7 @@ type Player struct {
 	parents map[workload.Key]*batchv1.CronJob
 
 	mu      sync.Mutex
-	firing  map[time.Time]int // jobs being started, by when they were due
+	firing  map[time.Time]int             // jobs being started, by when they were due
 	leaving map[string]context.CancelFunc // nodes being given back; cancel keeps them
 	wg      sync.WaitGroup
 	retry   bool // something of the last change failed
