@@ -63,7 +63,7 @@ fuzz: ## Run each fuzz target for FUZZTIME (30s)
 
 .PHONY: bench
 bench: build ## Measure every bar and print it (bench/README.md)
-	@for b in $$(bin/neap bench --list); do echo "== neap bench $$b"; bin/neap bench $$b; done
+	@status=0; for b in $$(bin/neap bench --list); do echo "== neap bench $$b"; bin/neap bench $$b || status=1; done; exit $$status
 
 .PHONY: vuln
 vuln: ## Look the modules up in Go's vulnerability database
