@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"math/rand"
 	"slices"
 	"strings"
 	"time"
@@ -53,7 +52,7 @@ func Run(ctx context.Context, t *Trace, opts Options) (*Result, error) {
 	if i < 0 {
 		return nil, fmt.Errorf("there is no policy %q; there are %s", opts.Policy, strings.Join(Policies(), ", "))
 	}
-	pods, nodes := Arrivals(t.Nodes, t.Pods, opts.Seed)
+	pods, nodes, rng := arrivals(t.Nodes, t.Pods, opts.Seed)
 	machines := make([]gpu.Machine, len(nodes))
 	var capacity int64
 	for i, n := range nodes {
@@ -67,7 +66,7 @@ func Run(ctx context.Context, t *Trace, opts Options) (*Result, error) {
 	if make := policies[i].scorer; make != nil {
 		scorer = make(t, mix, machines)
 	} else {
-		dice = &random{rng: rand.New(rand.NewSource(opts.Seed))}
+		dice = &random{rng: rng}
 	}
 	grouped, _ := scorer.(*clustering)
 	fleet := gpu.NewFleet(machines, scorer)

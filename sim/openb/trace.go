@@ -136,16 +136,16 @@ func TraceName(path string) string {
 	return strings.TrimPrefix(strings.TrimSuffix(filepath.Base(path), ".csv"), "openb_pod_list_")
 }
 
-// unique makes sure that every line has a name and no two the same: the order of
+// unique makes sure that no two lines have the same name: the order of
 // arrivals is drawn over the names.
 func unique[T any](path string, all []T, name func(T) string) error {
-	line := map[string]int{}
-	for i, v := range all {
+	seen := map[string]bool{}
+	for _, v := range all {
 		n := name(v)
-		if before, ok := line[n]; ok {
-			return fmt.Errorf("%s: %q is named twice, in its %dth and %dth entry", path, n, before+1, i+1)
+		if seen[n] {
+			return fmt.Errorf("%s: %q is named twice; every line needs a name of its own", path, n)
 		}
-		line[n] = i
+		seen[n] = true
 	}
 	return nil
 }
@@ -220,7 +220,11 @@ func read(from io.Reader, path string, need []string, each func(row) error) erro
 			break
 		}
 		if err != nil {
-			wrong = append(wrong, fmt.Errorf("%s: %w", path, err))
+			var at *csv.ParseError
+			if errors.As(err, &at) {
+				err = fmt.Errorf("%s:%d: %w", path, at.Line, at.Err)
+			}
+			wrong = append(wrong, err)
 			break
 		}
 		if len(fields) != len(head) {
@@ -248,6 +252,12 @@ const informerDraws = 10
 // the order that decides between equal scores. The order is math/rand's of Go 1:
 // what it draws when is part of the protocol.
 func Arrivals(nodes []Node, pods []Pod, seed int64) ([]Pod, []Node) {
+	order, ranked, _ := arrivals(nodes, pods, seed)
+	return order, ranked
+}
+
+// arrivals also returns the dice, for a policy that goes on with them.
+func arrivals(nodes []Node, pods []Pod, seed int64) ([]Pod, []Node, *rand.Rand) {
 	rng := rand.New(rand.NewSource(seed))
 	rng.Int() // the published program drew once before
 	sorted := slices.Clone(pods)
@@ -286,7 +296,7 @@ func Arrivals(nodes []Node, pods []Pod, seed int64) ([]Pod, []Node) {
 	for i, rank := range rng.Perm(len(byName)) {
 		ranked[rank] = byName[i]
 	}
-	return order, ranked
+	return order, ranked, rng
 }
 
 // MixOf returns how often each demand occurs in a pod list.
