@@ -27,6 +27,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/neap-dev/neap/api/v1alpha1"
+	"github.com/neap-dev/neap/core/bill"
 	"github.com/neap-dev/neap/deploy"
 	"github.com/neap-dev/neap/kube/controller"
 	"github.com/neap-dev/neap/kube/controller/biller"
@@ -136,6 +137,7 @@ type up struct {
 	fleet   *fleet.Fleet
 	player  *player.Player
 	control *controller.Controller
+	biller  atomic.Pointer[biller.Biller] // for the store, which is open before it
 
 	stopping atomic.Bool
 	startup  float64    // seconds until the day began to pass
@@ -293,7 +295,7 @@ func listen(address string) (net.Listener, error) {
 // openRecords opens the store and the metrics.
 func (u *up) openRecords(ctx context.Context) error {
 	began := time.Now()
-	s, err := store.Open(StoreDir(u.dir.path), store.Options{})
+	s, err := store.Open(StoreDir(u.dir.path), store.Options{Rebuild: u.rebuild})
 	if err != nil {
 		return err
 	}
@@ -321,6 +323,15 @@ func (u *up) openRecords(ctx context.Context) error {
 	}
 	u.out.step("store and metrics", began, "")
 	return nil
+}
+
+// rebuild closes an hour again whose file turned out to be torn.
+func (u *up) rebuild(ctx context.Context, from, to time.Time) (bill.Facts, error) {
+	b := u.biller.Load()
+	if b == nil {
+		return bill.Facts{}, errors.New("Neap's controllers have not started yet")
+	}
+	return b.Rebuild(ctx, from, to)
 }
 
 var stopMu sync.Mutex
@@ -604,6 +615,7 @@ func (u *up) fill(ctx context.Context) (*running, func(), error) {
 	}); err != nil {
 		return fail(err)
 	}
+	u.biller.Store(u.control.Biller)
 	u.start(inner, r, part{"Neap's controllers", u.control.Run})
 	u.live.set(func(l *live) { l.provisional = u.control.Biller.Provisional })
 
