@@ -31,7 +31,7 @@ the rows being the raw measurements. It exits with 1 if a bar was missed.`,
 	list := cmd.Flags().Bool("list", false, "print the measurements' names, one a line")
 	help := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if !*list || len(args) > 0 {
+		if !*list {
 			return help(cmd, args)
 		}
 		for _, b := range cmd.Commands() {

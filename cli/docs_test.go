@@ -183,8 +183,8 @@ func TestDocumentedCommands(t *testing.T) {
 		if err == nil {
 			err = cmd.ParseFlags(args)
 		}
-		if err == nil && cmd.HasSubCommands() && cmd.Flags().NArg() > 0 {
-			err = unknownCommand(cmd, cmd.Flags().Arg(0))
+		if err == nil {
+			err = cmd.ValidateArgs(cmd.Flags().Args())
 		}
 		if err != nil && !strings.Contains(err.Error(), "flag needs an argument") { // a span that only names a flag
 			t.Errorf("%q: %v", strings.Join(words, " "), err)
@@ -211,7 +211,7 @@ func TestDocumentedCommands(t *testing.T) {
 	root, _ := newRoot()
 	var examples func(c *cobra.Command)
 	examples = func(c *cobra.Command) {
-		for l := range strings.Lines(c.Example) {
+		for l := range strings.Lines(strings.ReplaceAll(c.Example, "\\\n", " ")) {
 			for part := range strings.SplitSeq(l, "&&") {
 				if words := strings.Fields(strings.Split(part, "#")[0]); len(words) > 0 && words[0] == "neap" {
 					known(t, words[1:])
@@ -234,7 +234,7 @@ func TestDocumentedCommands(t *testing.T) {
 func commandLines(text string) []string {
 	var lines []string
 	block := ""
-	for l := range strings.Lines(text) {
+	for l := range strings.Lines(strings.ReplaceAll(text, "\\\n", " ")) {
 		l = strings.TrimSpace(l)
 		if lang, fence := strings.CutPrefix(l, "```"); fence {
 			if block != "" {

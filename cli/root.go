@@ -79,15 +79,10 @@ with every idle unit in exactly one named box.`,
 
   # why did it change between yesterday and the day before?
   neap bill diff --from -48h/24h --to -24h/24h`,
-		SilenceUsage:  true,
-		SilenceErrors: true,
-		Args:          cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return unknownCommand(cmd, args[0])
-			}
-			return cmd.Help()
-		},
+		SilenceUsage:     true,
+		SilenceErrors:    true,
+		Args:             onlyCommands,
+		RunE:             func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRun: func(*cobra.Command, []string) { *started = true },
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
@@ -103,15 +98,18 @@ with every idle unit in exactly one named box.`,
 // group makes a command that only holds others: alone it prints its help, and
 // anything unknown below it gets a hint.
 func group(cmd *cobra.Command, below ...*cobra.Command) *cobra.Command {
-	cmd.Args = cobra.ArbitraryArgs
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if len(args) > 0 {
-			return unknownCommand(cmd, args[0])
-		}
-		return cmd.Help()
-	}
+	cmd.Args = onlyCommands
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	cmd.AddCommand(below...)
 	return cmd
+}
+
+// onlyCommands refuses what is not the name of a command below cmd.
+func onlyCommands(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return unknownCommand(cmd, args[0])
+	}
+	return nil
 }
 
 // noArgs refuses arguments to commands that take none.
