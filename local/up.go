@@ -329,7 +329,7 @@ func (u *up) openRecords(ctx context.Context) error {
 func (u *up) rebuild(ctx context.Context, from, to time.Time) (bill.Facts, error) {
 	b := u.biller.Load()
 	if b == nil {
-		return bill.Facts{}, errors.New("Neap's controllers have not started yet")
+		return bill.Facts{}, errors.New("the controllers have not started yet")
 	}
 	return b.Rebuild(ctx, from, to)
 }
