@@ -40,8 +40,8 @@ not allocated, fragments (idle GPU that the usual pods cannot use), machines tha
 run nothing, and the time to choose a machine (measured here; every other figure
 is the same for the same input).
 
-Policies: neap is what this product uses, neap-without-… it without one of its
-terms. The others are the benchmark's, as published: fgd, bestfit, packing,
+Policies: neap is this product's (core/gpu; no cluster runs it yet),
+neap-without-… it without one of its terms. The others are the benchmark's, as published: fgd, bestfit, packing,
 clustering, dotprod, random.
 
 --bound adds the least that any placement could leave idle, even one that moved

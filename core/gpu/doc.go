@@ -8,12 +8,13 @@
 // A demand can use nothing where it does not fit (processor, devices, model) or
 // asks for no GPU; elsewhere it can use every device with enough left for it.
 // [Fragmentation] (the published FGD) takes the machine where that sum grows least;
-// [Neap] is what this product uses.
+// [Neap] adds what that cannot see.
 //
 // [Fleet] holds the machines: [Fleet.Pick] asks its [Scorer] about every machine
 // the demand fits and takes the highest score, the first machine among equals;
 // [Fleet.Place] and [Fleet.Remove] keep the books. Equal calls in equal order give
-// equal answers. Everything is integers.
+// equal answers. Books, scores and bounds are integers; only the search for prices
+// is not, and those are rounded before use.
 //
 // [Bound] says what no placement could exceed.
 //
