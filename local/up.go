@@ -604,6 +604,7 @@ func (u *up) fill(ctx context.Context) (*running, func(), error) {
 		}
 	}
 	u.live.set(func(l *live) { l.fleet, l.factory = u.fleet, factory })
+	u.start(inner, r, part{"the simulated kubelets", func(ctx context.Context) error { return kubelets.Watch(ctx, factory) }})
 
 	cfg, err := u.cluster.RESTConfig()
 	if err != nil {

@@ -507,4 +507,13 @@ func makeNode(t *testing.T, client kubernetes.Interface, name string, labels ...
 		_, err = client.CoreV1().Nodes().UpdateStatus(t.Context(), node, metav1.UpdateOptions{})
 		return err
 	})
+	// A machine is born tainted "not ready"; until a controller takes that away,
+	// pods go elsewhere.
+	clustertest.Eventually(t, "the machine open to pods", func() error {
+		node, err = client.CoreV1().Nodes().Get(t.Context(), name, metav1.GetOptions{})
+		if err == nil && len(node.Spec.Taints) > 0 {
+			err = fmt.Errorf("%s has the taints %v", name, node.Spec.Taints)
+		}
+		return err
+	})
 }

@@ -52,10 +52,11 @@ type Day interface {
 // A Lifecycle plays the kubelets of all nodes that have the label
 // neap.dev/simulated=true.
 type Lifecycle struct {
-	id    string
-	day   Day
-	table timetable
-	kwok  *controllers.Controller
+	id     string
+	client kubernetes.Interface
+	day    Day
+	table  timetable
+	kwok   *controllers.Controller
 }
 
 // LifecycleOptions say how pods live. Client and Day are required.
@@ -96,9 +97,10 @@ func StartLifecycle(ctx context.Context, o LifecycleOptions) (*Lifecycle, error)
 		o.Workers = 16
 	}
 	l := &Lifecycle{
-		id:    strconv.FormatInt(lastID.Add(1), 10),
-		day:   o.Day,
-		table: timetable{durations: o.Durations, pods: map[types.UID]due{}, sent: map[sending]time.Time{}},
+		id:     strconv.FormatInt(lastID.Add(1), 10),
+		client: o.Client,
+		day:    o.Day,
+		table:  timetable{durations: o.Durations, pods: map[types.UID]due{}, sent: map[sending]time.Time{}},
 	}
 	lifecycles.Store(l.id, l)
 	var err error

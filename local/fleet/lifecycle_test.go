@@ -11,6 +11,7 @@ import (
 	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/neap-dev/neap/local/clock"
@@ -94,6 +95,38 @@ func TestPodsLiveAsTheTimetableSays(t *testing.T) {
 	}
 	if p := get("elsewhere"); p.Status.Phase != corev1.PodPending {
 		t.Errorf("a pod on a real machine is %s: the fleet touched it", p.Status.Phase)
+	}
+}
+
+func TestAPodThatKWOKForgotIsRemembered(t *testing.T) {
+	day, err := clock.Open(filepath.Join(t.TempDir(), "clock.json"), clock.Options{Start: time.Date(2026, 3, 2, 0, 0, 0, 0, time.UTC), Speed: 60})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer day.Close()
+	real := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "real"}}
+	client := fake.NewClientset(testNode("a"), real, testPod("forgotten", "a", ""), testPod("elsewhere", "real", ""), testPod("pending", "", ""))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	factory := informers.NewSharedInformerFactory(client, 0)
+	l := &Lifecycle{client: client, day: day, table: timetable{pods: map[types.UID]due{}, sent: map[sending]time.Time{}}} // no KWOK at all
+	factory.Core().V1().Nodes().Informer()
+	factory.Core().V1().Pods().Informer()
+	factory.Start(ctx.Done())
+	factory.WaitForCacheSync(ctx.Done())
+	done := make(chan error, 1)
+	go func() { done <- l.Watch(ctx, factory) }()
+	nudged := func(name string) bool {
+		p, err := client.CoreV1().Pods("default").Get(ctx, name, metav1.GetOptions{})
+		return err == nil && p.Annotations["neap.dev/simulated-nudge"] != ""
+	}
+	poll(t, "a nudge", func() bool { return nudged("forgotten") })
+	if nudged("elsewhere") || nudged("pending") {
+		t.Error("a pod that is not on a simulated machine was touched")
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -183,6 +183,14 @@ func (t *timetable) playing(uid types.UID, stage Stage) bool {
 	return ok && time.Since(at) < resendAfter
 }
 
+// due returns when a stage is due, if that was asked for yet.
+func (t *timetable) due(uid types.UID, stage Stage) (time.Time, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at, ok := t.pods[uid][stage]
+	return at, ok
+}
+
 // life returns how long a pod takes from when it was first seen bound until it
 // is done; 0 if either is not known.
 func (t *timetable) life(uid types.UID) time.Duration {
