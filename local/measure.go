@@ -122,6 +122,7 @@ func (o MeasureOptions) run(ctx context.Context, m *Measurement, up Options) (*R
 		m.Cores, m.ResidentMiB = (after-cpu)/m.WallSeconds, resident
 	}
 	if o.Log != nil {
+		up.Out = lines(o.Log)
 		o.Log("playing %v of %s at %g times real speed", up.Until, up.Scenario.Name, up.Speed)
 	}
 	r, err := Up(ctx, up)
@@ -131,6 +132,16 @@ func (o MeasureOptions) run(ctx context.Context, m *Measurement, up Options) (*R
 	m.Scenario, m.ReadySeconds, m.BehindSeconds = r.Scenario, r.StartupSeconds, r.BehindSeconds
 	m.DaySeconds = r.To.Sub(r.From).Seconds()
 	return r, nil
+}
+
+// lines is a writer that hands every line to a logger.
+type lines func(format string, args ...any)
+
+func (l lines) Write(b []byte) (int, error) {
+	for line := range strings.Lines(string(b)) {
+		l("%s", strings.TrimRight(line, "\n"))
+	}
+	return len(b), nil
 }
 
 // used returns the CPU seconds and the resident MiB of this process and others.

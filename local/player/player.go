@@ -152,6 +152,9 @@ func (p *Player) Setup(ctx context.Context) error {
 	if err := parallel(ctx, all); err != nil {
 		return err
 	}
+	if fresh {
+		p.awaitNodes(ctx, len(all))
+	}
 	// Then modules, those with the largest pods first: small ones spread over all
 	// machines would leave no hole that is large enough.
 	for _, wave := range waves(d) {
@@ -201,6 +204,35 @@ func waves(d scenario.State) [][]scenario.ModuleState {
 		out[i] = append(out[i], m)
 	}
 	return out
+}
+
+// awaitNodes waits until as many machines take pods, or none has come to for a
+// while: pods that meet only closed machines would be put aside by the scheduler.
+func (p *Player) awaitNodes(ctx context.Context, want int) {
+	const stuck = 10 * time.Second
+	last, since := 0, time.Now()
+	for ctx.Err() == nil && time.Since(since) < stuck {
+		all, err := p.nodes.List(labels.Everything())
+		if err != nil {
+			return
+		}
+		open := 0
+		for _, n := range all {
+			if !slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeNotReady }) {
+				open++
+			}
+		}
+		if open >= want {
+			return
+		}
+		if open != last {
+			last, since = open, time.Now()
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // awaitBound waits until the pods of modules have machines, or none has got one
