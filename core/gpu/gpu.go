@@ -84,17 +84,6 @@ func (m *Machine) IdleMilli() int64 {
 	return sum
 }
 
-// wholeIdle returns how many devices are wholly idle.
-func (m *Machine) wholeIdle() int {
-	n := 0
-	for _, v := range m.Idle[:m.GPUs] {
-		if v == Whole {
-			n++
-		}
-	}
-	return n
-}
-
 // Fits reports whether d fits on m now.
 func (m *Machine) Fits(d *Demand) bool {
 	if d.CPU > m.CPU || d.Memory > m.Memory {
