@@ -195,13 +195,30 @@ func (p *Player) Setup(ctx context.Context) error {
 // sizes are the CPU requests, in milli-cores, at which a wave of modules begins.
 var sizes = []int64{8000, 4000, 2000, 1000, 0}
 
-// waves returns the modules by the size of their pods, largest first.
+// mostAtOnce is about how many pods a wave has. The controller manager makes
+// the pods of a ReplicaSet at once; with many thousands the API server refuses
+// some, and their ReplicaSets wait for minutes before they try again.
+const mostAtOnce = 1000
+
+// waves returns the modules by the size of their pods, largest first, a limited
+// number of pods at a time.
 func waves(d scenario.State) [][]scenario.ModuleState {
-	out := make([][]scenario.ModuleState, len(sizes))
+	bySize := make([][]scenario.ModuleState, len(sizes))
 	for _, key := range sortedKeys(d.Modules) {
 		m := d.Modules[key]
 		i := slices.IndexFunc(sizes, func(s int64) bool { return m.Requests[resource.CPU] >= s })
-		out[i] = append(out[i], m)
+		bySize[i] = append(bySize[i], m)
+	}
+	var out [][]scenario.ModuleState
+	for _, wave := range bySize {
+		pods := 0
+		for i, m := range wave {
+			if i == 0 || pods+m.Replicas > mostAtOnce {
+				out, pods = append(out, nil), 0
+			}
+			pods += m.Replicas
+			out[len(out)-1] = append(out[len(out)-1], m)
+		}
 	}
 	return out
 }
@@ -238,7 +255,7 @@ func (p *Player) awaitNodes(ctx context.Context, want int) {
 // awaitBound waits until the pods of modules have machines, or none has got one
 // for a while.
 func (p *Player) awaitBound(ctx context.Context, modules []scenario.ModuleState) {
-	const stuck = 5 * time.Second
+	const stuck = 10 * time.Second
 	want := 0
 	for _, m := range modules {
 		want += m.Replicas
