@@ -195,15 +195,22 @@ export interface DecisionsAnswer {
 export async function ask<T>(route: string, query: Record<string, string | undefined>, signal?: AbortSignal): Promise<T> {
   const q = new URLSearchParams();
   for (const [k, v] of Object.entries(query)) if (v) q.set(k, v);
-  const text = q.toString();
+  const search = q.toString();
   let res: Response;
+  let text: string;
   try {
-    res = await fetch(`api/v1/${route}${text ? "?" + text : ""}`, { signal, headers: { Accept: "application/json" } });
+    res = await fetch(`api/v1/${route}${search ? "?" + search : ""}`, { signal, headers: { Accept: "application/json" } });
+    text = await res.text();
   } catch (e) {
-    if ((e as Error).name === "AbortError") throw e;
+    if (signal?.aborted) throw e; // also while the body came: half an answer is none
     throw new Error("unreachable");
   }
-  const body = await res.json().catch(() => ({ error: `${res.status} ${res.statusText}` }));
+  let body: { error?: string };
+  try {
+    body = JSON.parse(text);
+  } catch {
+    throw new Error(`${res.status} ${res.statusText}`);
+  }
   if (!res.ok) throw new Error(body.error ?? `${res.status} ${res.statusText}`);
   return body as T;
 }

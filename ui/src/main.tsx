@@ -71,7 +71,7 @@ function Frame() {
 }
 
 function Lazy({ page, route }: { page: string; route: Route }) {
-  const { t } = useApp();
+  const { t, asked } = useApp();
   const [, refresh] = useState(0);
   const [error, setError] = useState("");
   useEffect(() => {
@@ -87,7 +87,7 @@ function Lazy({ page, route }: { page: string; route: Route }) {
   }, [page]);
   const Here = loaded[page];
   if (error) return <Problem error={error} again={() => location.reload()} />;
-  return Here ? <Here key={page} route={route} /> : <p class="waiting">{t("app.loading")}</p>;
+  return Here && asked ? <Here key={page} route={route} /> : <p class="waiting">{t("app.loading")}</p>;
 }
 
 function Top({ page }: { page: string }) {

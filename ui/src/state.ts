@@ -17,6 +17,7 @@ export interface App {
   live: LiveStatus | null;
   provisional: Provisional | null;
   connected: boolean | null; // null before the first try
+  asked: boolean; // the server's status was asked for, and it answered or did not
   epoch: number; // grows when an hour is closed; pages ask again
   setLang(l: Lang): void;
   setTheme(t: Theme): void;
@@ -57,6 +58,7 @@ export function useAppState(): App {
   const [live, setLive] = useState<LiveStatus | null>(null);
   const [provisional, setProvisional] = useState<Provisional | null>(null);
   const [connected, setConnected] = useState<boolean | null>(null);
+  const [asked, setAsked] = useState(false);
   const [epoch, setEpoch] = useState(0);
 
   useEffect(() => {
@@ -75,17 +77,21 @@ export function useAppState(): App {
 
   useEffect(() => {
     let stop = false;
-    let known: string | undefined; // up to where hours were closed when we last asked
+    // Up to where hours were closed when we last heard. Pages ask nothing before
+    // the first answer, so that an hour closed after it is news to all of them.
+    let known: string | undefined;
     const look = () =>
-      ask<StatusAnswer>("status", {}).then(
-        (s) => {
-          if (stop) return;
-          known ??= s.closed?.to ?? "";
-          setStatus(s);
-          if (s.live) setLive(s.live);
-        },
-        () => {},
-      );
+      ask<StatusAnswer>("status", {})
+        .then(
+          (s) => {
+            if (stop) return;
+            known ??= s.closed?.to ?? "";
+            setStatus(s);
+            if (s.live) setLive(s.live);
+          },
+          () => (known ??= ""), // whatever is closed when it answers again is news
+        )
+        .finally(() => stop || setAsked(true));
     look();
     // The stream says what is new. The browser comes back by itself after a
     // break; a refusal, such as too many listeners, is tried again slowly.
@@ -137,6 +143,7 @@ export function useAppState(): App {
     live,
     provisional,
     connected,
+    asked,
     epoch,
     setLang: (l) => (remember("lang", l), setLang(l)),
     setTheme: (t) => (remember("theme", t), setTheme(t)),
@@ -197,7 +204,7 @@ export function useAnswer<T>(route: string, query: Record<string, string | undef
         set({ data, error: null });
       },
       (e: Error) => {
-        if (e.name === "AbortError") return;
+        if (abort.signal.aborted) return;
         failed.current = true;
         set((s) => ({ data: s.data, error: e.message }));
       },
