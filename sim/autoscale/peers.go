@@ -1,0 +1,108 @@
+package autoscale
+
+import (
+	"math"
+	"slices"
+)
+
+// HPA is the Horizontal Pod Autoscaler v2 with its defaults, asked once a
+// minute: a pod reports at most its capacity, within the tolerance nothing
+// changes, and the highest recommendation of five minutes holds on the way in.
+type HPA struct {
+	Tolerance float64
+	window    []int
+}
+
+// NewHPA returns the HPA with the usual tolerance of 0.1.
+func NewHPA() *HPA { return &HPA{Tolerance: 0.1} }
+
+// stabilisation is 300 s in minutes.
+const stabilisation = 5
+
+// Decide implements [Policy].
+func (h *HPA) Decide(s Seen) int { return h.stabilise(h.recommend(s)) }
+
+// recommend is the number before stabilisation.
+func (h *HPA) recommend(s Seen) int {
+	pods := s.Ready + s.Starting
+	d := s.Last()
+	if math.IsNaN(d) || s.Ready == 0 {
+		return pods // without a metric nothing changes
+	}
+	use := min(d, float64(s.Ready)) / float64(s.Ready)
+	ratio := use / Target
+	if math.Abs(1-ratio) <= h.Tolerance {
+		return pods
+	}
+	n := int(math.Ceil(ratio*float64(s.Ready) - 1e-9))
+	if n > s.Ready && n < pods {
+		return pods
+	}
+	return n
+}
+
+// stabilise returns the highest of the last five minutes' recommendations.
+func (h *HPA) stabilise(n int) int {
+	n = max(n, 1)
+	h.window = append(h.window, n)
+	if len(h.window) > stabilisation {
+		h.window = h.window[1:]
+	}
+	return slices.Max(h.window)
+}
+
+// Seasonal asks for a quantile of what the same minute of day, give or take
+// five, had in the seven days before, for the time a pod gets ready and until
+// it would be; the HPA if that is more.
+type Seasonal struct {
+	Quantile float64
+	HPA      HPA
+}
+
+// NewSeasonal returns the seasonal policy with that quantile and the HPA.
+func NewSeasonal(q float64) *Seasonal { return &Seasonal{Quantile: q, HPA: HPA{Tolerance: 0.1}} }
+
+// Decide implements [Policy].
+func (p *Seasonal) Decide(s Seen) int {
+	return p.HPA.stabilise(max(p.HPA.recommend(s), ideal(p.at(s, s.Minute+s.StartMinutes+1))))
+}
+
+// at is the quantile for minute t.
+func (p *Seasonal) at(s Seen, t int) float64 {
+	var v []float64
+	for d := 1; d <= 7; d++ {
+		for m := t - d*day - 5; m <= t-d*day+5; m++ {
+			if m >= 0 && m < len(s.Demand) && !math.IsNaN(s.Demand[m]) {
+				v = append(v, s.Demand[m])
+			}
+		}
+	}
+	if len(v) == 0 {
+		return 0
+	}
+	slices.Sort(v)
+	return quantileSorted(v, p.Quantile)
+}
+
+// Oracle knows the demand until a pod asked for now is ready, and a minute more.
+type Oracle struct{ Demand []float64 }
+
+// Decide implements [Policy].
+func (o *Oracle) Decide(s Seen) int {
+	top := math.NaN()
+	for t := s.Minute; t <= s.Minute+s.StartMinutes+1 && t < len(o.Demand); t++ {
+		if d := o.Demand[t]; !(d <= top) && !math.IsNaN(d) {
+			top = d
+		}
+	}
+	if math.IsNaN(top) {
+		return s.Ready + s.Starting
+	}
+	return ideal(top)
+}
+
+// Fixed is a number of pods that never changes.
+type Fixed int
+
+// Decide implements [Policy].
+func (f Fixed) Decide(Seen) int { return int(f) }
