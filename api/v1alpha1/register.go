@@ -15,6 +15,9 @@ func AddToScheme(s *runtime.Scheme) error {
 		&MachineType{}, &MachineTypeList{},
 		&ResourcePool{}, &ResourcePoolList{},
 		&Module{}, &ModuleList{},
+		&ElasticPolicy{}, &ElasticPolicyList{},
+		&Timetable{}, &TimetableList{},
+		&HolidayCalendar{}, &HolidayCalendarList{},
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil
@@ -32,6 +35,14 @@ const (
 	AnnotationSimulatedLife = "neap.dev/simulated-life"
 	// LabelHeadroom is "true" on pods that only hold room for a sudden need.
 	LabelHeadroom = "neap.dev/headroom"
+	// LabelClass on a pod says what class of work it is; ClassJob goes to the
+	// serverless pools by itself.
+	LabelClass = "neap.dev/class"
+	// ClassJob is the class of short work that nobody waits for.
+	ClassJob = "job"
+	// AnnotationPause is "true" on an ElasticPolicy, or on its target, that Neap
+	// must leave alone for now.
+	AnnotationPause = "neap.dev/pause"
 	// TaintServerless is on virtual nodes, whose pods are bought one by one.
 	TaintServerless = "neap.dev/serverless"
 	// ResourceGPU is the extended resource that counts whole GPUs.
@@ -55,4 +66,14 @@ const (
 	ConditionGuardMet = "GuardMet"
 	// ConditionWithinLimit says whether a ResourcePool is within its limit.
 	ConditionWithinLimit = "WithinLimit"
+	// ConditionSoleOwner says whether Neap alone sets the target's replicas; its
+	// message names the other owner.
+	ConditionSoleOwner = "SoleOwner"
+	// ConditionMetricsFresh says whether the load is known; without it replicas
+	// are held.
+	ConditionMetricsFresh = "MetricsFresh"
+	// ConditionForecastSkilled says whether the forecast beats repeating the past.
+	ConditionForecastSkilled = "ForecastSkilled"
+	// ConditionScaleInAllowed says whether replicas may go now, and if not why.
+	ConditionScaleInAllowed = "ScaleInAllowed"
 )
