@@ -475,7 +475,7 @@ type ElasticPolicyStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// DecidedAt is the minute of the decision below.
+	// DecidedAt is since when the decision below is what it is.
 	// +optional
 	DecidedAt *metav1.Time `json:"decidedAt,omitempty"`
 
@@ -514,6 +514,14 @@ type ElasticPolicyStatus struct {
 	// Forecast says what the forecast is worth.
 	// +optional
 	Forecast *ForecastStatus `json:"forecast,omitempty"`
+
+	// Leaving is the scale-in that is under way; absent if none is.
+	// +optional
+	Leaving *LeavingStatus `json:"leaving,omitempty"`
+
+	// Decisions counts the changes of the decision, for the ledger.
+	// +optional
+	Decisions int64 `json:"decisions,omitempty"`
 
 	// Selector finds the target's pods, as its /scale says.
 	// +optional
@@ -556,6 +564,19 @@ type LayerStatus struct {
 	// Until is when it ends, if that is known.
 	// +optional
 	Until *metav1.Time `json:"until,omitempty"`
+}
+
+// LeavingStatus is a scale-in under way: replicas are cut off from traffic and
+// watched before they are deleted. Where it disappears without the workload
+// having become smaller, those that were cut off come back.
+type LeavingStatus struct {
+	// Replicas that go, the last of the order of the pools first.
+	// +required
+	Replicas int32 `json:"replicas"`
+
+	// Since is when they were chosen to go.
+	// +required
+	Since metav1.Time `json:"since"`
 }
 
 // PolicyPoolStatus is one pool of a policy.
