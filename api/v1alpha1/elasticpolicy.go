@@ -585,6 +585,11 @@ type PolicyPoolStatus struct {
 	// +required
 	Name string `json:"name"`
 
+	// Kind of the ResourcePool. While it is Serverless here, the target's new pods
+	// are given the toleration that they need there.
+	// +optional
+	Kind PoolKind `json:"kind,omitempty"`
+
 	// Planned is how many replicas may be in the pool now. The scheduler keeps it.
 	// +optional
 	Planned int32 `json:"planned"`

@@ -40,6 +40,15 @@ const (
 	LabelClass = "neap.dev/class"
 	// ClassJob is the class of short work that nobody waits for.
 	ClassJob = "job"
+	// AnnotationSpread on a pod of the job class is over how long its Job may be
+	// started after its time, such as 5m: every Job has its own moment in it.
+	AnnotationSpread = "neap.dev/spread"
+	// AnnotationServerlessPools on a pod of the job class names the pools that
+	// admission let it into, separated by commas.
+	AnnotationServerlessPools = "neap.dev/serverless-pools"
+	// GateBurst is the scheduling gate at which pods of the job class wait for
+	// their turn.
+	GateBurst = "neap.dev/burst"
 	// AnnotationPause is "true" on an ElasticPolicy, or on its target, that Neap
 	// must leave alone for now.
 	AnnotationPause = "neap.dev/pause"

@@ -55,6 +55,7 @@ type ResourcePool struct {
 // +kubebuilder:validation:XValidation:rule="self.kind == 'Serverless' || !has(self.machineType)",message="machineType is for Serverless pools only: machines name their type in the label node.kubernetes.io/instance-type"
 // +kubebuilder:validation:XValidation:rule="self.kind != 'Serverless' || !has(self.spare)",message="a Serverless pool holds no spare: its capacity is bought with each pod"
 // +kubebuilder:validation:XValidation:rule="self.kind != 'Serverless' || !has(self.limit) || !has(self.limit.machines)",message="a Serverless pool has no machines to limit: limit cpu, memory or gpu"
+// +kubebuilder:validation:XValidation:rule="self.kind == 'Serverless' || !has(self.serverless)",message="serverless says what a provider allows: it is for Serverless pools only"
 type ResourcePoolSpec struct {
 	// Kind says how the capacity is bought: Machines are bought whole,
 	// SpareOnGPUMachines are GPU machines whose spare CPU and memory other
@@ -95,6 +96,40 @@ type ResourcePoolSpec struct {
 	// it as declared spare, apart from waste.
 	// +optional
 	Spare *Spare `json:"spare,omitempty"`
+
+	// Serverless says what the provider of a Serverless pool allows.
+	// +optional
+	Serverless *ServerlessLimits `json:"serverless,omitempty"`
+}
+
+// ServerlessLimits are what a provider of serverless capacity allows. What is
+// left out has no limit.
+type ServerlessLimits struct {
+	// MaxPod is the largest pod that the provider takes, such as 64 cores and
+	// 512Gi. Larger pods of the job class stay on machines.
+	// +optional
+	MaxPod *Amounts `json:"maxPod,omitempty"`
+
+	// Creation is how fast the provider creates pods. Pods of the job class wait
+	// at a scheduling gate for their turn, so that a burst is not refused.
+	// +optional
+	Creation *CreationRate `json:"creation,omitempty"`
+}
+
+// CreationRate is a provider's token bucket: Burst pods at once, and PerSecond
+// more every second.
+type CreationRate struct {
+	// PerSecond is how many pods a second can be created in the long run.
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100000
+	// +required
+	PerSecond int32 `json:"perSecond"`
+
+	// Burst is how many can be created at once after a pause.
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100000
+	// +required
+	Burst int32 `json:"burst"`
 }
 
 // PoolLimit is the most that a pool should hold.
