@@ -1,0 +1,87 @@
+package timetable
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// A Session is one meeting of one course.
+type Session struct {
+	ID       string // unique within a timetable and kept when the class moves: see Compare
+	Course   string
+	Room     string
+	Start    time.Time
+	End      time.Time
+	Enrolled int    // people on the course's list; 0 if none or not known: no floor
+	Modules  []Need // what the class uses, by module; none means every module, factor 1
+}
+
+// A Need is what one person present in a class asks of a module.
+type Need struct {
+	Module string
+	Factor float64 // demand per person, in the module's own unit
+}
+
+// Factor is what one person present asks of the module; 0 if the class does not
+// use it.
+func (s Session) Factor(module string) float64 {
+	if len(s.Modules) == 0 {
+		return 1
+	}
+	for _, n := range s.Modules {
+		if n.Module == module {
+			return n.Factor
+		}
+	}
+	return 0
+}
+
+// before orders sessions by start; equal ones by all else, the ID last.
+func (s Session) before(o Session) int {
+	return cmp.Or(s.Start.Compare(o.Start), cmp.Compare(s.Course, o.Course), cmp.Compare(s.Room, o.Room),
+		s.End.Compare(o.End), cmp.Compare(s.Enrolled, o.Enrolled), cmp.Compare(s.ID, o.ID))
+}
+
+// A Timetable is a set of sessions in the order of their starts. The zero value
+// has none. It does not change.
+type Timetable struct {
+	sessions []Session
+	longest  time.Duration
+}
+
+// New makes a timetable of the sessions. Those that do not end after they start
+// are left out.
+func New(sessions []Session) Timetable {
+	var t Timetable
+	for _, s := range sessions {
+		if s.End.After(s.Start) {
+			t.sessions = append(t.sessions, s)
+			t.longest = max(t.longest, s.End.Sub(s.Start))
+		}
+	}
+	slices.SortFunc(t.sessions, Session.before)
+	return t
+}
+
+// Sessions returns all sessions in the order of their starts. The caller must
+// not change them.
+func (t Timetable) Sessions() []Session { return t.sessions }
+
+// Between returns the sessions whose time, with the given stretch before the
+// start and after the end, meets [from, to), in the order of their starts.
+func (t Timetable) Between(from, to time.Time, before, after time.Duration) []Session {
+	first, _ := slices.BinarySearchFunc(t.sessions, from.Add(-t.longest-after), func(s Session, at time.Time) int {
+		return s.Start.Compare(at)
+	})
+	var out []Session
+	for _, s := range t.sessions[first:] {
+		if !s.Start.Add(-before).Before(to) {
+			break
+		}
+		if s.End.Add(after).After(from) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
