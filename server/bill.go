@@ -24,10 +24,10 @@ type statusAnswer struct {
 }
 
 func (s *Server) status(r *http.Request) (any, error) {
-	a := statusAnswer{Title: s.opts.Title, Simulated: s.opts.Simulated, Zone: s.opts.Zone.String(), Now: s.opts.Now().UTC()}
+	a := statusAnswer{Title: s.opts.Title, Simulated: s.opts.Simulated, Zone: s.opts.Zone.String(), Now: s.now()}
 	if s.opts.Live != nil {
 		st := s.opts.Live.Status()
-		a.Live, a.Now, a.Simulated = &st, st.Now.UTC(), a.Simulated || st.Simulated
+		a.Live, a.Simulated = &st, a.Simulated || st.Simulated
 	}
 	hours, err := s.opts.Store.Hours(r.Context(), time.Time{}, time.Time{})
 	if err != nil {

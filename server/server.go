@@ -115,6 +115,9 @@ func New(opts Options) *Server {
 		"machines":  s.machines,
 		"idle":      s.idle,
 		"decisions": s.decisions,
+
+		"elastic":     s.elastic,
+		"elastic/day": s.elasticDay,
 	} {
 		s.mux.HandleFunc("GET /api/v1/"+route, func(w http.ResponseWriter, r *http.Request) {
 			v, err := get(r)

@@ -3,6 +3,7 @@ package servertest
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -108,6 +109,21 @@ func (f *Fleet) decide(at time.Time, facts bill.Facts) {
 					PredictedNano: price * money.Amount(n), Outcome: "done"})
 			}
 		}
+	}
+	for i := range f.modules {
+		m := &f.modules[i]
+		if !slices.Contains(scaled, m.key.Namespace+"/"+m.key.Name) {
+			continue
+		}
+		was, _ := m.layers(at.Add(-time.Minute))
+		now, winner := m.layers(at)
+		if was["desired"] == now["desired"] {
+			continue
+		}
+		add(bill.Decision{Actor: "scaler", Lever: "elastic", Mode: "Auto", Action: "scale", Subject: m.key.String(),
+			Reason:        fmt.Sprintf("%.0f replicas instead of %.0f: the %s layer wants the most.", now["desired"], was["desired"], winner),
+			Inputs:        map[string]string{"reactive": fmt.Sprint(now["reactive"]), "forecast": fmt.Sprint(now["forecast"])},
+			PredictedNano: money.Amount(was["desired"]-now["desired"]) * 48_000_000, Outcome: "done"})
 	}
 	if at.In(Zone).Hour() == 9 {
 		realised := money.Amount(1_310_000_000)
@@ -239,11 +255,16 @@ func (f *Fleet) Range(_ context.Context, query string, from, to time.Time, step 
 			if lt := t.In(Zone); lt.Hour() == 4 && lt.Minute() < 20 || t.After(f.Now()) {
 				continue
 			}
-			s.Points = append(s.Points, metrics.Point{T: t, V: value(t)})
+			if v := value(t); !math.IsNaN(v) {
+				s.Points = append(s.Points, metrics.Point{T: t, V: v})
+			}
 		}
-		out = append(out, s)
+		if len(s.Points) > 0 {
+			out = append(out, s)
+		}
 	}
 	switch {
+	case f.elastic(query, series):
 	case strings.Contains(query, "http_requests_total"):
 		for i := range f.modules {
 			m := &f.modules[i]
