@@ -14,7 +14,8 @@
 // there can be counted, and the reactive and forecast layers carry them.
 //
 // Where to enter: [New] makes a [Timetable] of [Session]s, [Learn] an
-// [Attendance], [Attendance.Floor] gives the floor. [Compare] says what a new
+// [Attendance]; [Attendance.Class] gives what the arbiter must know of a minute,
+// [Attendance.Floor] the floor alone. [Compare] says what a new
 // import changes and lets a class that moved keep its identity. [Days] tells
 // working days, weekends, holidays and make-up days apart.
 //

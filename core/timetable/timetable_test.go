@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/neap-dev/neap/core/elastic"
 )
 
 var monday = time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
@@ -62,6 +64,29 @@ func TestOverlappingClassesAdd(t *testing.T) {
 	}
 	if two.Classes != 2 {
 		t.Errorf("got %d classes, want 2", two.Classes)
+	}
+}
+
+func TestClass(t *testing.T) {
+	table := New([]Session{class("ALG", 0, 100), class("BIO", 4, 60), need(class("GEO", 2, 60), "video", 1)})
+	cases := map[string]struct {
+		at   time.Duration
+		want elastic.Class
+	}{
+		"hours before, only the next is known":                {-3 * time.Hour, elastic.Class{Next: monday.Add(-25 * time.Minute), Needs: 108}},
+		"the students come before the bell":                   {-20 * time.Minute, elastic.Class{Demand: 46, In: true, Next: monday.Add(215 * time.Minute), Needs: 65}},
+		"in the class the floor is gone, but the class is on": {20 * time.Minute, elastic.Class{In: true, Next: monday.Add(215 * time.Minute), Needs: 65}},
+		"after the class it is known to be over":              {70 * time.Minute, elastic.Class{Ended: monday.Add(time.Hour), Next: monday.Add(215 * time.Minute), Needs: 65}},
+		"after the last there is none":                        {6 * time.Hour, elastic.Class{Ended: monday.Add(5 * time.Hour)}},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			got := Attendance{}.Class(table, monday.Add(tc.at), 10*time.Minute, Options{Module: "chat"})
+			got.Demand, got.Needs, got.Reason = math.Round(got.Demand), math.Round(got.Needs), ""
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
 	}
 }
 
@@ -288,20 +313,20 @@ func FuzzCompare(f *testing.F) {
 }
 
 func TestDayType(t *testing.T) {
-	days := Days{Named: map[Date]DayType{{2026, 10, 1}: Holiday, {2026, 10, 10}: MakeUp}}
+	days := Days{Named: map[Date]elastic.DayType{{2026, 10, 1}: elastic.Holiday, {2026, 10, 10}: elastic.MakeUp}}
 	shanghai, err := time.LoadLocation("Asia/Shanghai")
 	if err != nil {
 		t.Fatal(err)
 	}
 	cases := map[string]struct {
 		at   time.Time
-		want DayType
+		want elastic.DayType
 	}{
-		"a Thursday that is a holiday":          {time.Date(2026, 10, 1, 23, 59, 0, 0, shanghai), Holiday},
-		"a Saturday that is worked":             {time.Date(2026, 10, 10, 0, 0, 0, 0, shanghai), MakeUp},
-		"a Friday":                              {time.Date(2026, 10, 9, 0, 0, 0, 0, shanghai), Workday},
-		"a Sunday":                              {time.Date(2026, 10, 11, 0, 0, 0, 0, shanghai), Weekend},
-		"the same moment is another day by UTC": {time.Date(2026, 10, 1, 0, 0, 0, 0, shanghai).UTC(), Workday},
+		"a Thursday that is a holiday":          {time.Date(2026, 10, 1, 23, 59, 0, 0, shanghai), elastic.Holiday},
+		"a Saturday that is worked":             {time.Date(2026, 10, 10, 0, 0, 0, 0, shanghai), elastic.MakeUp},
+		"a Friday":                              {time.Date(2026, 10, 9, 0, 0, 0, 0, shanghai), elastic.Workday},
+		"a Sunday":                              {time.Date(2026, 10, 11, 0, 0, 0, 0, shanghai), elastic.Weekend},
+		"the same moment is another day by UTC": {time.Date(2026, 10, 1, 0, 0, 0, 0, shanghai).UTC(), elastic.Workday},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
