@@ -1,6 +1,9 @@
 package v1alpha1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // PoolKind says how the capacity of a pool is bought.
 //
@@ -56,6 +59,7 @@ type ResourcePool struct {
 // +kubebuilder:validation:XValidation:rule="self.kind != 'Serverless' || !has(self.spare)",message="a Serverless pool holds no spare: its capacity is bought with each pod"
 // +kubebuilder:validation:XValidation:rule="self.kind != 'Serverless' || !has(self.limit) || !has(self.limit.machines)",message="a Serverless pool has no machines to limit: limit cpu, memory or gpu"
 // +kubebuilder:validation:XValidation:rule="self.kind == 'Serverless' || !has(self.serverless)",message="serverless says what a provider allows: it is for Serverless pools only"
+// +kubebuilder:validation:XValidation:rule="self.kind == 'SpareOnGPUMachines' || !has(self.guard)",message="guard keeps room for GPU pods: it is for SpareOnGPUMachines pools only"
 type ResourcePoolSpec struct {
 	// Kind says how the capacity is bought: Machines are bought whole,
 	// SpareOnGPUMachines are GPU machines whose spare CPU and memory other
@@ -100,6 +104,27 @@ type ResourcePoolSpec struct {
 	// Serverless says what the provider of a Serverless pool allows.
 	// +optional
 	Serverless *ServerlessLimits `json:"serverless,omitempty"`
+
+	// Guard keeps room for GPU pods on the machines of a SpareOnGPUMachines pool.
+	// Pods without a GPU may hold only what is left, and those that an
+	// ElasticPolicy placed there leave at once when a GPU pod needs their room.
+	// +optional
+	Guard *GPUGuard `json:"guard,omitempty"`
+}
+
+// GPUGuard is what of a GPU machine belongs to its GPUs, used or not.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.cpuPerGPU) || quantity(string(self.cpuPerGPU)).compareTo(quantity('0')) >= 0",message="cpuPerGPU must not be negative"
+// +kubebuilder:validation:XValidation:rule="!has(self.memoryPerGPU) || quantity(string(self.memoryPerGPU)).compareTo(quantity('0')) >= 0",message="memoryPerGPU must not be negative"
+// +kubebuilder:validation:XValidation:rule="has(self.cpuPerGPU) || has(self.memoryPerGPU)",message="an empty guard keeps nothing: give cpuPerGPU, memoryPerGPU or both"
+type GPUGuard struct {
+	// CPUPerGPU is how many cores are kept for each GPU, such as 8.
+	// +optional
+	CPUPerGPU *resource.Quantity `json:"cpuPerGPU,omitempty"`
+
+	// MemoryPerGPU is how much memory is kept for each GPU, such as 64Gi.
+	// +optional
+	MemoryPerGPU *resource.Quantity `json:"memoryPerGPU,omitempty"`
 }
 
 // ServerlessLimits are what a provider of serverless capacity allows. What is

@@ -258,6 +258,24 @@ func (p *Pools) SetSpare(h *bill.Hour) {
 	}
 }
 
+// Guard returns what of each GPU machine of the pool is kept for one GPU.
+func (p Pool) Guard() resource.Vector {
+	g := p.spec.Guard
+	if g == nil {
+		return resource.Vector{}
+	}
+	return amounts(v1alpha1.Amounts{CPU: g.CPUPerGPU, Memory: g.MemoryPerGPU})
+}
+
+// MaxPod returns the largest pod that the pool's provider takes; an amount is 0
+// where it says nothing about it.
+func (p Pool) MaxPod() resource.Vector {
+	if l := p.spec.Serverless; l != nil && l.MaxPod != nil {
+		return amounts(*l.MaxPod)
+	}
+	return resource.Vector{}
+}
+
 // Limit returns the declared limit of the pool, and whether there is one;
 // machines is −1 and an amount 0 where nothing is said about it.
 func (p Pool) Limit() (machines int64, total resource.Vector, ok bool) {
