@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -34,8 +35,28 @@ type ModuleState struct {
 	Requests, Limits resource.Vector
 }
 
+// machines returns how many machines a pool has by time of day, and without steps.
+func (p *Pool) machines() ([]CountStep, int) {
+	if p.Elastic != nil {
+		return p.Elastic.Schedule, p.Elastic.Count
+	}
+	return p.Schedule, p.Count
+}
+
+// first is what a module with a policy begins with, as if the policy had played
+// before: what its load at the scenario's start takes.
+func (s *Scenario) first(m *Module) int {
+	e := m.Elastic
+	n := 0.0
+	if rps, ok := s.Requests(m, s.Start); ok {
+		n = math.Ceil(rps / (e.PerReplica * float64(e.TargetPerMil) / 1000))
+	}
+	return int(min(max(n, float64(e.Min)), float64(e.Max)))
+}
+
 // Desired returns what should be in the fleet at t: schedules by time of day,
-// and events, which hold until their schedule's next step.
+// and events, which hold until their schedule's next step. The replicas of a
+// module with a policy are those that it begins with.
 func Desired(s *Scenario, t time.Time) State {
 	d := State{
 		At: t, Machines: map[string]int{}, Modules: map[workload.Key]ModuleState{},
@@ -50,13 +71,18 @@ func Desired(s *Scenario, t time.Time) State {
 		if p.Kind == Serverless {
 			continue
 		}
-		d.Machines[p.Name] = CountAt(p.Schedule, p.Count, t, s.Location)
-		since[p.Name] = stepBefore(p.Schedule, t, s.Location)
+		steps, count := p.machines()
+		d.Machines[p.Name] = CountAt(steps, count, t, s.Location)
+		since[p.Name] = stepBefore(steps, t, s.Location)
 	}
 	for i := range s.Modules {
 		m := &s.Modules[i]
+		replicas := CountAt(m.Schedule, m.Replicas, t, s.Location)
+		if m.Elastic != nil {
+			replicas = s.first(m)
+		}
 		d.Modules[m.Key()] = ModuleState{
-			Spec: m, Version: 1, Replicas: CountAt(m.Schedule, m.Replicas, t, s.Location),
+			Spec: m, Version: 1, Replicas: replicas,
 			Requests: m.Requests, Limits: m.Limits,
 		}
 		since[m.Key().String()] = stepBefore(m.Schedule, t, s.Location)
@@ -74,7 +100,7 @@ func Desired(s *Scenario, t time.Time) State {
 		}
 		switch {
 		case e.Scale != nil:
-			if k := e.Scale.Module; !e.At.Before(since[k.String()]) {
+			if k := e.Scale.Module; !e.At.Before(since[k.String()]) && d.Modules[k].Spec.Elastic == nil {
 				m := d.Modules[k]
 				m.Replicas = e.Scale.Replicas
 				d.Modules[k] = m
@@ -94,7 +120,7 @@ func Desired(s *Scenario, t time.Time) State {
 			d.Modules[k] = m
 			because(k.String(), e)
 		case e.Machines != nil:
-			if !e.At.Before(since[e.Machines.Pool]) {
+			if !e.At.Before(since[e.Machines.Pool]) && s.Pool(e.Machines.Pool).Elastic == nil {
 				d.Machines[e.Machines.Pool] = e.Machines.Count
 				because(e.Machines.Pool, e)
 			}
@@ -224,7 +250,8 @@ func (c *Calendar) After(t time.Time) time.Time {
 		}
 	}
 	for i := range c.s.Pools {
-		sooner(stepAfter(c.s.Pools[i].Schedule, t, c.s.Location))
+		steps, _ := c.s.Pools[i].machines()
+		sooner(stepAfter(steps, t, c.s.Location))
 	}
 	for i := range c.s.Modules {
 		sooner(stepAfter(c.s.Modules[i].Schedule, t, c.s.Location))

@@ -92,6 +92,7 @@ func (d *draft) table(r *reading) table {
 		},
 		"replicas":         into(r.decoder, &m.Replicas, whole(0, 20000)),
 		"schedule":         r.steps(&m.Schedule, "replicas", 20000),
+		"elastic":          d.elastic(r),
 		"alone":            into(r.decoder, &m.Alone, parseBool),
 		"requests":         r.vector(&m.Requests),
 		"limits":           r.vector(&m.Limits),
@@ -288,12 +289,12 @@ func (r *reading) finish(d *draft, n *yaml.Node, field string) bool {
 			r.load(d, field, wrong)
 		}
 	case Batch, Cron:
-		for _, f := range []string{"load", "replicas", "schedule", "targets"} {
+		for _, f := range []string{"load", "replicas", "schedule", "targets", "elastic"} {
 			if d.nodes[f] != nil {
 				wrong(f, "only online and inference modules have it; remove it, or change the kind")
 			}
 		}
-		m.Load, m.Replicas, m.Schedule = nil, 0, nil
+		m.Load, m.Replicas, m.Schedule, m.Elastic = nil, 0, nil, nil
 		if m.Work == nil {
 			m.Work = &Work{Pods: 1}
 		}
@@ -335,6 +336,7 @@ func (r *reading) finish(d *draft, n *yaml.Node, field string) bool {
 	}) && len(m.Pools) > 0 {
 		wrong("requests", "no machine of the pools %s is large enough for one pod; lower the requests or name another pool", strings.Join(m.Pools, ", "))
 	}
+	r.finishElastic(d, n, field)
 	return true
 }
 
@@ -535,7 +537,7 @@ func (r *reading) deploy(n *yaml.Node, field string) *Deploy {
 	d := r.draft(&dep.Spec)
 	d.kind, d.hasLoad = string(was.Kind), false
 	t := d.table(r)
-	for _, fixed := range []string{"class", "name", "namespace", "kind", "load", "replicas", "schedule", "cron", "jobs", "pods", "runTime", "use"} {
+	for _, fixed := range []string{"class", "name", "namespace", "kind", "load", "replicas", "schedule", "elastic", "cron", "jobs", "pods", "runTime", "use"} {
 		delete(t, fixed)
 	}
 	t["module"] = func(*yaml.Node, string) {}

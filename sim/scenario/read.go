@@ -163,6 +163,7 @@ func (r *reading) document(n *yaml.Node) {
 		"currency":     into(r.decoder, &r.s.Currency, parseText),
 		"catalogue":    into(r.decoder, &catalogue, parseText),
 		"machineTypes": keep, "pools": keep, "series": keep, "classes": keep, "modules": keep, "events": keep,
+		"timetables": keep, "calendar": keep,
 	})
 	if target(n).Kind != yaml.MappingNode {
 		return
@@ -207,6 +208,12 @@ func (r *reading) document(n *yaml.Node) {
 	}
 	if p := parts["series"]; p != nil {
 		r.list(p, "series", r.readSeries)
+	}
+	if p := parts["calendar"]; p != nil {
+		r.list(p, "calendar", r.calendarDay)
+	}
+	if p := parts["timetables"]; p != nil {
+		r.list(p, "timetables", r.timetable)
 	}
 	if p := parts["classes"]; p != nil {
 		r.readClasses(p)
@@ -454,6 +461,16 @@ func (r *reading) pool(n *yaml.Node, field string) {
 		"spare":       into(r.decoder, &p.SparePerMil, share(1000)),
 		"taint":       into(r.decoder, &p.Taint, parseBool),
 		"startTime":   into(r.decoder, &p.StartTime, positive),
+		"elastic": func(n *yaml.Node, field string) {
+			p.Elastic = &Owned{}
+			seen := r.mapping(n, field, table{
+				"count":    into(r.decoder, &p.Elastic.Count, whole(0, 5000)),
+				"schedule": r.steps(&p.Elastic.Schedule, "count", 5000),
+			})
+			if seen["count"] == nil {
+				r.fail(n, at(field, "count"), "missing; how many machines are there while policies play?")
+			}
+		},
 		"zones": func(n *yaml.Node, field string) {
 			r.list(n, field, func(n *yaml.Node, field string) {
 				var z string
@@ -495,7 +512,7 @@ func (r *reading) pool(n *yaml.Node, field string) {
 	}
 	if p.Kind == Serverless {
 		p.Taint, p.MaxPods = true, 0
-		for _, f := range []string{"count", "schedule", "system", "spare", "maxPods"} {
+		for _, f := range []string{"count", "schedule", "elastic", "system", "spare", "maxPods"} {
 			if v := seen[f]; v != nil {
 				r.fail(v, at(field, f), "a serverless pool has no machines; remove the field")
 			}
@@ -512,6 +529,12 @@ func (r *reading) pool(n *yaml.Node, field string) {
 		most := p.Count
 		for _, s := range p.Schedule {
 			most = max(most, s.Count)
+		}
+		if p.Elastic != nil {
+			most = max(most, p.Elastic.Count)
+			for _, s := range p.Elastic.Schedule {
+				most = max(most, s.Count)
+			}
 		}
 		if p.Limit > 0 && most > p.Limit {
 			r.fail(seen["limit"], at(field, "limit"), "%d machines are more than the limit of %d; raise the limit or lower the count", most, p.Limit)

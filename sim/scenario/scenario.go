@@ -27,6 +27,8 @@ type Scenario struct {
 	MachineTypes []machine.Type // those its pools use, sorted by name
 	Pools        []Pool         // by Order, then name
 	Modules      []Module       // sorted by Key
+	Timetables   []Timetable    // as written
+	Calendar     []CalendarDay  // as written
 	Events       []Event        // by time, then as written
 }
 
@@ -49,6 +51,7 @@ type Pool struct {
 
 	Count    int         // machines at Start; 0 for serverless
 	Schedule []CountStep // machines by time of day, oldest first; empty keeps Count
+	Elastic  *Owned      // machines instead while policies play; nil: the same
 	Limit    int         // most machines, or most pods of serverless; 0 means no limit
 	MaxPods  int         // most pods on one machine
 
@@ -59,6 +62,12 @@ type Pool struct {
 	// Taint says that only modules that name the pool may run in it; always true for serverless.
 	Taint     bool
 	StartTime time.Duration // from buying a machine until it takes pods
+}
+
+// Owned is how many machines a pool has while policies play.
+type Owned struct {
+	Count    int
+	Schedule []CountStep
 }
 
 // A CountStep is a number of machines or replicas from a time of day on.
@@ -89,6 +98,8 @@ type Module struct {
 	// Replicas and Schedule are for online and inference.
 	Replicas int
 	Schedule []CountStep
+	// Elastic, if any, is what sets its replicas and pools instead.
+	Elastic *Elastic
 	// Alone says that no two of its pods may share a machine.
 	Alone bool
 
