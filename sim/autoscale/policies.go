@@ -11,6 +11,7 @@ var policies = []struct {
 	name, what string
 	make       func(w *Workload, start int) Policy
 }{
+	{"neap", "this product: core/forecast and core/elastic", func(*Workload, int) Policy { return &Neap{} }},
 	{"hpa", "HPA v2 with its defaults, on use measured at the pods", func(*Workload, int) Policy { return NewHPA() }},
 	{"hpa-tolerance-0", "the same with tolerance 0", func(*Workload, int) Policy { return &HPA{} }},
 	{"hpa-requests", "HPA v2 with its defaults, on demand counted before the pods", func(*Workload, int) Policy { return &HPA{Tolerance: 0.1, Requests: true} }},
