@@ -2,7 +2,19 @@ package v1alpha1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// A Timetable holds the classes of a term, as `neap timetable import` read them.
+// Labels of the objects that hold one term.
+const (
+	// LabelTimetable names the Timetable that an object is a part of. The first
+	// part has that name itself.
+	LabelTimetable = "neap.dev/timetable"
+	// LabelTimetablePrevious names the Timetable that an object was a part of
+	// before the last import. No policy reads it; `neap timetable undo` does.
+	LabelTimetablePrevious = "neap.dev/timetable-previous"
+)
+
+// A Timetable holds the classes of a term, as `neap timetable import` read them. A
+// term that is too large for one object has more parts, under the same
+// [LabelTimetable]; who names the Timetable means all of them.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
@@ -50,8 +62,7 @@ type TimetableSpec struct {
 
 	// Sessions are the classes, each one meeting of a course.
 	// +kubebuilder:validation:MaxItems=8000
-	// +listType=map
-	// +listMapKey=id
+	// +listType=atomic
 	// +optional
 	Sessions []Session `json:"sessions,omitempty"`
 }
@@ -92,8 +103,11 @@ type Session struct {
 	Enrolled int32 `json:"enrolled"`
 
 	// Modules that the class needs, by the names that ElasticPolicies use; without
-	// them, every policy that names the Timetable.
+	// them, every policy that names the Timetable. A factor may follow the name:
+	// whoever sits in a class with "video=2" asks video for twice its perSeat.
 	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=253
+	// +kubebuilder:validation:items:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?(=[0-9]{1,6}([.][0-9]{1,6})?)?$`
 	// +listType=set
 	// +optional
 	Modules []string `json:"modules,omitempty"`

@@ -65,7 +65,7 @@ func needs(modules []Need) string {
 	}
 	var out []string
 	for _, n := range modules {
-		out = append(out, fmt.Sprintf("%s×%g", n.Module, n.Factor))
+		out = append(out, n.String())
 	}
 	return strings.Join(out, "+")
 }

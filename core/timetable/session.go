@@ -2,7 +2,11 @@ package timetable
 
 import (
 	"cmp"
+	"fmt"
+	"math"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -21,6 +25,45 @@ type Session struct {
 type Need struct {
 	Module string
 	Factor float64 // demand per person, in the module's own unit
+}
+
+// String returns the need such as chat or video=2.
+func (n Need) String() string {
+	if n.Factor == 1 {
+		return n.Module
+	}
+	return n.Module + "=" + strconv.FormatFloat(n.Factor, 'f', -1, 64)
+}
+
+// ParseNeed reads a need such as chat or video=2. The factor has at most six
+// decimals.
+func ParseNeed(s string) (Need, error) {
+	name, factor, given := strings.Cut(strings.TrimSpace(s), "=")
+	n := Need{Module: strings.TrimSpace(name), Factor: 1}
+	if given {
+		f, err := strconv.ParseFloat(strings.TrimSpace(factor), 64)
+		n.Factor = math.Round(f*1e6) / 1e6
+		if err != nil || !(n.Factor > 0) || n.Factor > 999_999 {
+			return n, fmt.Errorf("module %q: what follows the = is a factor above 0, such as video=2", s)
+		}
+	}
+	if !moduleName(n.Module) {
+		return n, fmt.Errorf("module %q is no name of a module such as chat or video=2: small letters, digits, - and .", s)
+	}
+	return n, nil
+}
+
+// moduleName reports whether s may name a module of Kubernetes.
+func moduleName(s string) bool {
+	if len(s) == 0 || len(s) > 240 {
+		return false
+	}
+	for i, r := range []byte(s) {
+		if letter := r >= 'a' && r <= 'z' || r >= '0' && r <= '9'; !letter && (i == 0 || i == len(s)-1 || r != '-' && r != '.') {
+			return false
+		}
+	}
+	return true
 }
 
 // Factor is what one person present asks of the module; 0 if the class does not
