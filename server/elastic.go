@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -53,7 +54,7 @@ type elasticDayAnswer struct {
 	Replicas    map[string]curve   `json:"replicas"` // by layer, and desired, current, ready
 	Demand      curve              `json:"demand"`
 	Winners     []elasticStretch   `json:"winners"`
-	Pools       []elasticPool      `json:"pools"`
+	Pools       []elasticPool      `json:"pools"` // the one that ran something for longest first
 	StartP95    map[string]float64 `json:"startP95"` // seconds, by pool
 	Known       int                `json:"known"`    // steps for which demand and ready replicas are known
 	Under       []elasticStretch   `json:"under"`    // times with more demand than the ready replicas carry
@@ -274,7 +275,20 @@ func (s *Server) elasticCurves(ctx context.Context, a *elasticDayAnswer, selecto
 	for _, p := range pools {
 		a.Pools = append(a.Pools, *p)
 	}
-	slices.SortFunc(a.Pools, func(x, y elasticPool) int { return strings.Compare(x.Name, y.Name) })
+	slices.SortFunc(a.Pools, func(x, y elasticPool) int {
+		return cmp.Or(y.steps()-x.steps(), strings.Compare(x.Name, y.Name))
+	})
+}
+
+// steps is for how long the pool ran something: the first pool of a policy is
+// left last.
+func (p *elasticPool) steps() (n int) {
+	for _, v := range p.Running {
+		if v > 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // stretches joins equal neighbours; "" is no stretch.

@@ -219,6 +219,8 @@ var shows = []struct{ page, when string }{
 	{"bridge?effect=load", `document.querySelectorAll("main table tbody tr").length > 20`},
 	{"flow", `document.querySelectorAll("main .node").length > 20 && document.querySelectorAll("main .band").length > 20`},
 	{"day", `!!window.neapDay && document.querySelectorAll("main canvas").length === 2`},
+	{"elastic", `document.querySelectorAll("main table tbody tr").length === 4`},
+	{"elastic?policy=live/chat", `!!window.neapElastic && document.querySelectorAll("main canvas").length === 2 && document.querySelectorAll("main .ledger > li").length > 0`},
 	{"machines", `document.querySelectorAll("main .tile").length > 10`},
 	{"idle", `document.querySelector("main canvas")?.height > 100`},
 	{"decisions", `document.querySelectorAll("main .ledger > li").length > 10`},
@@ -240,7 +242,7 @@ func TestPages(t *testing.T) {
 				p.js(`document.querySelector("#simulated")?.getClientRects().length === 1`)
 				p.js(`document.documentElement.scrollWidth <= innerWidth`)
 				p.js(`document.querySelectorAll("h1").length === 1 && document.querySelectorAll("main").length === 1`)
-				p.shoot(strings.NewReplacer("?", "-", "=", "-").Replace(show.page) + "-" + l.String())
+				p.shoot(strings.NewReplacer("?", "-", "=", "-", "/", "-").Replace(show.page) + "-" + l.String())
 				if found := p.text(string(axe) + axeRun); found != "" {
 					t.Errorf("axe finds:\n%s", found)
 				}

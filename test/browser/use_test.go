@@ -98,6 +98,29 @@ func TestTheBillIsGroupedAndSortedAsAsked(t *testing.T) {
 	p.clean()
 }
 
+// TestAWorkloadsDay opens a policy from the list: the curves, the minutes that
+// were short and the table tell the same, and the keyboard moves through the day.
+func TestAWorkloadsDay(t *testing.T) {
+	p := set(t).open(t, "elastic", wide)
+	p.until(`document.querySelectorAll("main table tbody tr").length === 4`)
+	p.js(`([...document.querySelectorAll("main table a")].find(a => a.textContent === "homework/api").click(), true)`)
+	p.until(`!!window.neapElastic && document.querySelectorAll("main canvas").length === 2`)
+	p.js(`location.hash.includes("policy=homework%2Fapi")`)
+	p.js(`([...document.querySelectorAll("main button.link")].find(b => b.textContent === "Show as table").click(), true)`)
+	p.until(`document.querySelectorAll("main table tbody tr").length >= 24`)
+	p.js(`(async () => {
+		const d = await (await fetch("api/v1/elastic/day?policy=homework%2Fapi")).json();
+		const said = document.querySelector("#under").textContent;
+		return said.startsWith(String(d.underSteps) + " min") && document.querySelector("#under").classList.contains(d.underSteps ? "broken" : "met");
+	})()`)
+	p.js(`(document.querySelector("figure.day").focus(), window.neapElastic.view() === null)`)
+	p.press("+", kb.ArrowLeft)
+	p.until(`window.neapElastic.view() !== null`)
+	p.press("0")
+	p.until(`window.neapElastic.view() === null`)
+	p.clean()
+}
+
 // TestTheDayGoesOn moves the fleet's clock: the hour so far changes on the page,
 // and when the hour closes the bill is asked for again, without a reload.
 func TestTheDayGoesOn(t *testing.T) {

@@ -191,6 +191,41 @@ export interface DecisionsAnswer {
   guard: Guard;
 }
 
+export interface ElasticPolicy {
+  name: string;
+  target: string;
+  mode: string;
+  winner?: string;
+  replicas: Record<string, number>;
+  demand: number | null;
+  violations: number;
+}
+
+export interface ElasticAnswer {
+  at: string;
+  policies: ElasticPolicy[];
+  notes: string[];
+}
+
+export interface ElasticDayAnswer extends Span {
+  stepSeconds: number;
+  points: number;
+  policy: ElasticPolicy;
+  replicas: Record<string, Curve>;
+  demand: Curve;
+  winners: (Span & { layer: string })[];
+  pools: { name: string; planned: Curve; running: Curve }[];
+  startP95: Record<string, number>;
+  known: number;
+  under: Span[];
+  underSteps: number;
+  unmet: number;
+  money: { from: string; costNano: number; usedNano: number; quality: string }[];
+  currency: string;
+  decisions: Decision[];
+  notes: string[];
+}
+
 // ask fetches one answer. An Error's message is the server's sentence.
 export async function ask<T>(route: string, query: Record<string, string | undefined>, signal?: AbortSignal): Promise<T> {
   const q = new URLSearchParams();

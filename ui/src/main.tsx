@@ -14,6 +14,7 @@ const pages: Record<string, Page | (() => Promise<{ default: Page }>)> = {
   bridge: () => import("./pages/bridge"),
   flow: () => import("./pages/flow"),
   day: () => import("./pages/day"),
+  elastic: () => import("./pages/elastic"),
   machines: () => import("./pages/machines"),
   idle: () => import("./pages/idle"),
   decisions: () => import("./pages/decisions"),

@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import type { DecisionsAnswer } from "../api";
+import type { Decision, DecisionsAnswer } from "../api";
 import { count, dayClock } from "../format";
 import { Guards, How, Load, Money } from "../parts";
 import { type Route, useAnswer, useApp } from "../state";
@@ -20,7 +20,7 @@ export default function Decisions({}: { route: Route }) {
 const STEP = 100;
 
 function Body({ d }: { d: DecisionsAnswer }) {
-  const { t, lang, zone } = useApp();
+  const { t, lang } = useApp();
   const [filter, setFilter] = useState("");
   const [lever, setLever] = useState("");
   const [mode, setMode] = useState("");
@@ -57,54 +57,7 @@ function Body({ d }: { d: DecisionsAnswer }) {
               {t("decisions.count", { n: count(rows.length, lang) })}
             </span>
           </div>
-          <ol class="ledger">
-            {rows.slice(0, most).map((x) => (
-              <li key={x.id}>
-                <time class="when quiet num" dateTime={x.at}>
-                  {dayClock(x.at, lang, zone)}
-                </time>
-                <div>
-                  <span class="what">
-                    {x.action} {x.subject}
-                  </span>{" "}
-                  {x.lever && <span class="tag">{x.lever}</span>} <span class="tag">{x.mode}</span> <span class="quiet small">{x.actor}</span>
-                  <p>{x.reason}</p>
-                  {(x.inputs || x.considered?.length) && (
-                    <details>
-                      <summary>
-                        {t("decisions.inputs")}, {t("decisions.considered")}
-                      </summary>
-                      <dl class="figures">
-                        {Object.entries(x.inputs ?? {}).map(([k, v]) => (
-                          <div key={k}>
-                            <dt>{k}</dt>
-                            <dd>{v}</dd>
-                          </div>
-                        ))}
-                      </dl>
-                      {x.considered?.map((c) => (
-                        <p key={c} class="quiet">
-                          {t("decisions.considered")}: {c}
-                        </p>
-                      ))}
-                    </details>
-                  )}
-                </div>
-                <div class="amount">
-                  <div title={t("decisions.predicted")}>
-                    <span class="hidden">{t("decisions.predicted")} </span>
-                    <Money nano={x.predictedNano} currency={d.currency || "USD"} signed /> <span class="quiet small">{t("decisions.perhour")}</span>
-                  </div>
-                  {x.realisedNano != null && (
-                    <div class="small">
-                      {t("decisions.realised")} <Money nano={x.realisedNano} currency={d.currency || "USD"} signed />
-                    </div>
-                  )}
-                  <div class="small quiet">{x.outcome}</div>
-                </div>
-              </li>
-            ))}
-          </ol>
+          <Rows rows={rows.slice(0, most)} currency={d.currency} />
           {rows.length > most && (
             <button type="button" class="more" onClick={() => setMost(most + STEP)}>
               {t("app.more", { n: rows.length })}
@@ -115,5 +68,60 @@ function Body({ d }: { d: DecisionsAnswer }) {
       )}
       <How lines={["decisions.how.1"]} />
     </>
+  );
+}
+
+// Rows are rows of the ledger, as they are given.
+export function Rows({ rows, currency }: { rows: Decision[]; currency: string }) {
+  const { t, lang, zone } = useApp();
+  return (
+    <ol class="ledger">
+      {rows.map((x) => (
+        <li key={x.id}>
+          <time class="when quiet num" dateTime={x.at}>
+            {dayClock(x.at, lang, zone)}
+          </time>
+          <div>
+            <span class="what">
+              {x.action} {x.subject}
+            </span>{" "}
+            {x.lever && <span class="tag">{x.lever}</span>} <span class="tag">{x.mode}</span> <span class="quiet small">{x.actor}</span>
+            <p>{x.reason}</p>
+            {(x.inputs || x.considered?.length) && (
+              <details>
+                <summary>
+                  {t("decisions.inputs")}, {t("decisions.considered")}
+                </summary>
+                <dl class="figures">
+                  {Object.entries(x.inputs ?? {}).map(([k, v]) => (
+                    <div key={k}>
+                      <dt>{k}</dt>
+                      <dd>{v}</dd>
+                    </div>
+                  ))}
+                </dl>
+                {x.considered?.map((c) => (
+                  <p key={c} class="quiet">
+                    {t("decisions.considered")}: {c}
+                  </p>
+                ))}
+              </details>
+            )}
+          </div>
+          <div class="amount">
+            <div title={t("decisions.predicted")}>
+              <span class="hidden">{t("decisions.predicted")} </span>
+              <Money nano={x.predictedNano} currency={currency || "USD"} signed /> <span class="quiet small">{t("decisions.perhour")}</span>
+            </div>
+            {x.realisedNano != null && (
+              <div class="small">
+                {t("decisions.realised")} <Money nano={x.realisedNano} currency={currency || "USD"} signed />
+              </div>
+            )}
+            <div class="small quiet">{x.outcome}</div>
+          </div>
+        </li>
+      ))}
+    </ol>
   );
 }
