@@ -54,7 +54,7 @@ type elasticDayAnswer struct {
 	Replicas    map[string]curve   `json:"replicas"` // by layer, and desired, current, ready
 	Demand      curve              `json:"demand"`
 	Winners     []elasticStretch   `json:"winners"`
-	Pools       []elasticPool      `json:"pools"` // the one that ran something for longest first
+	Pools       []elasticPool      `json:"pools"`    // the one that ran something for longest first
 	StartP95    map[string]float64 `json:"startP95"` // seconds, by pool
 	Known       int                `json:"known"`    // steps for which demand and ready replicas are known
 	Under       []elasticStretch   `json:"under"`    // times with more demand than the ready replicas carry
