@@ -461,6 +461,12 @@ func (r *reading) pool(n *yaml.Node, field string) {
 		"spare":       into(r.decoder, &p.SparePerMil, share(1000)),
 		"taint":       into(r.decoder, &p.Taint, parseBool),
 		"startTime":   into(r.decoder, &p.StartTime, positive),
+		"guard": func(n *yaml.Node, field string) {
+			r.mapping(n, field, table{
+				"cpuPerGPU":    into(r.decoder, &p.PerGPU[resource.CPU], parseCPU),
+				"memoryPerGPU": into(r.decoder, &p.PerGPU[resource.Memory], parseMemory),
+			})
+		},
 		"elastic": func(n *yaml.Node, field string) {
 			p.Elastic = &Owned{}
 			seen := r.mapping(n, field, table{
@@ -509,6 +515,9 @@ func (r *reading) pool(n *yaml.Node, field string) {
 				r.fail(seen["machineType"], at(field, "machineType"), "%s has no GPU, but the pool is of kind %s; name a type with GPUs", t.Name, SpareOnGPUMachines)
 			}
 		}
+	}
+	if g := seen["guard"]; g != nil && p.Kind != SpareOnGPUMachines {
+		r.fail(g, at(field, "guard"), "it keeps room for GPU pods: only a pool of kind %s has it", SpareOnGPUMachines)
 	}
 	if p.Kind == Serverless {
 		p.Taint, p.MaxPods = true, 0

@@ -58,6 +58,7 @@ type Pool struct {
 	Capacity    resource.Vector // of one machine; zero for serverless
 	Allocatable resource.Vector // what pods may request of it
 	SparePerMil int64           // thousandths of Allocatable declared as spare
+	PerGPU      resource.Vector // kept for each GPU from pods without one; of SpareOnGPUMachines
 	Zones       []string        // machines are spread over them in turn; never empty
 	// Taint says that only modules that name the pool may run in it; always true for serverless.
 	Taint     bool
