@@ -49,7 +49,7 @@ type CalendarDay struct {
 	Date string `json:"date"`
 
 	// Kind: Holiday, or MakeUp for a weekend day that is worked.
-	// +kubebuilder:validation:Enum=Holiday;MakeUp
+	// +kubebuilder:validation:XValidation:rule="self == 'Holiday' || self == 'MakeUp'",message="kind is Holiday or MakeUp: other days are what their weekday says"
 	// +required
 	Kind DayKind `json:"kind"`
 
