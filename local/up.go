@@ -444,7 +444,32 @@ func (u *up) define(ctx context.Context) error {
 	if u.crds, err = client.New(cfg, client.Options{Scheme: scheme}); err != nil {
 		return fmt.Errorf("connect to the API server: %w", err)
 	}
+	if err := u.admit(ctx); err != nil {
+		return err
+	}
 	u.out.step("definitions", began, "")
+	return nil
+}
+
+// admit installs Neap's admission policies.
+func (u *up) admit(ctx context.Context) error {
+	policies, err := deploy.Admission()
+	if err != nil {
+		return err
+	}
+	for _, p := range policies {
+		err := u.crds.Create(ctx, p)
+		if apierrors.IsAlreadyExists(err) {
+			old := p.DeepCopy()
+			if err = u.crds.Get(ctx, client.ObjectKeyFromObject(p), old); err == nil {
+				p.SetResourceVersion(old.GetResourceVersion())
+				err = u.crds.Update(ctx, p)
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("install the %s %s: %w", p.GetKind(), p.GetName(), err)
+		}
+	}
 	return nil
 }
 

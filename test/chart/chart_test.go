@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
 
+	"github.com/neap-dev/neap/deploy"
 	"github.com/neap-dev/neap/kube/controller"
 )
 
@@ -300,6 +302,25 @@ func TestTheHistoryOutlivesTheRelease(t *testing.T) {
 	d := all[appsv1.Deployment](t, objs, "Deployment")[0]
 	if got := d.Spec.Template.Spec.Volumes[0].PersistentVolumeClaim.ClaimName; got != "mine" {
 		t.Errorf("the pod mounts the claim %q", got)
+	}
+}
+
+// Templating must not change a character of what test/jobs tries.
+func TestTheAdmissionPoliciesAreThoseThatAreTried(t *testing.T) {
+	want, err := deploy.Admission()
+	if err != nil {
+		t.Fatal(err)
+	}
+	objs := render(t)
+	for _, w := range want {
+		if !slices.ContainsFunc(objs, func(o *unstructured.Unstructured) bool { return reflect.DeepEqual(o.Object, w.Object) }) {
+			t.Errorf("the chart does not install the %s %s as it is", w.GetKind(), w.GetName())
+		}
+	}
+	for _, o := range render(t, "admission.enabled=false") {
+		if o.GroupVersionKind().Group == "admissionregistration.k8s.io" {
+			t.Errorf("%s is there although it was turned off", o.GetName())
+		}
 	}
 }
 
