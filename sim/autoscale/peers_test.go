@@ -18,7 +18,7 @@ func prepared(t testing.TB, path string) *Workload {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := Prepare(s, 0)
+	w, err := Prepare(s, Preparation{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func TestPeersReproduceTheirColumns(t *testing.T) {
 		under, cost := 0.0, 0.0
 		for _, name := range periodicInputs {
 			w := prepared(t, "crane/"+name+".csv")
-			p, err := NewPolicy(tc.policy, w, tc.start)
+			p, err := NewPolicy(tc.policy, w)
 			if err != nil {
 				t.Fatal(err)
 			}

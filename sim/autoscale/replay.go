@@ -79,38 +79,49 @@ func DefaultTrainDays(s *Series) int {
 	return 8
 }
 
-// Prepare scales a series and sets trainDays apart; 0 means
-// [DefaultTrainDays]. It refuses a series that has no such days.
-func Prepare(s *Series, trainDays int) (*Workload, error) {
-	asked := trainDays
-	if trainDays == 0 {
-		trainDays = max(DefaultTrainDays(s), 2)
+// A Preparation says how to make a series ready. The zero value does as the
+// package comment says.
+type Preparation struct {
+	TrainDays int     // days to learn from; 0 means [DefaultTrainDays]
+	PerPod    float64 // demand that a pod carries, in the series' unit; 0 scales to [Peak]
+}
+
+// Prepare scales a series and sets the days to learn from apart. It refuses a
+// series that has no such days.
+func Prepare(s *Series, p Preparation) (*Workload, error) {
+	days := p.TrainDays
+	if days == 0 {
+		days = max(DefaultTrainDays(s), 2)
 	}
-	if trainDays < 1 {
-		return nil, fmt.Errorf("%s: %d days to learn from are too few; give at least 1", s.Name, trainDays)
+	if days < 1 || days > len(s.Value)/day+1 && days > 3660 {
+		return nil, fmt.Errorf("%s: %d days to learn from make no sense; give a number from 1 on", s.Name, days)
 	}
-	test := trainDays * day
+	test := days * day
 	if len(s.Value) < test+day {
 		advice := "give a longer series"
-		if asked > 2 {
+		if p.TrainDays > 1 {
 			advice += " or fewer days to learn from"
 		}
-		return nil, fmt.Errorf("%s: the series covers %.1f days, and a replay needs %d days to learn from and at least one to test; %s", s.Name, s.Days(), trainDays, advice)
+		return nil, fmt.Errorf("%s: the series covers %.1f days, and a replay needs %d days to learn from and at least one to test; %s", s.Name, s.Days(), days, advice)
+	}
+	if share := float64(known(s.Value[:test])) / float64(test); share < 0.25 {
+		return nil, fmt.Errorf("%s: of the %d days to learn from only %.0f %% are known; give a series with fewer gaps", s.Name, days, 100*share)
+	}
+	if known(s.Value[test:]) < day/4 {
+		return nil, fmt.Errorf("%s: after the %d days to learn from hardly anything is known; give a series with fewer gaps", s.Name, days)
 	}
 	w := &Workload{Name: s.Name, From: s.From, Demand: slices.Clone(s.Value), Test: test}
-	for d := range trainDays {
-		if known(w.Demand[d*day:(d+1)*day]) == 0 && known(w.Demand[:test]) < test/4 {
-			return nil, fmt.Errorf("%s: of the %d days to learn from only %.0f %% are known; give a series with fewer gaps", s.Name, trainDays, 100*float64(known(w.Demand[:test]))/float64(test))
-		}
-	}
-	if known(w.Demand[test:]) < day/4 {
-		return nil, fmt.Errorf("%s: after %d days to learn from hardly anything is known; give a series with fewer gaps", s.Name, trainDays)
-	}
 	top := Percentile(w.Demand, 0.999)
 	if !(top > 0) {
 		return nil, fmt.Errorf("%s: the demand is 0 nearly all the time; there is nothing to scale", s.Name)
 	}
 	w.Scale = Peak / top
+	if p.PerPod > 0 {
+		w.Scale = 1 / p.PerPod
+		if top*w.Scale > MaxPods/2 {
+			return nil, fmt.Errorf("%s: with %v a pod the demand needs more than %d pods; give a larger one", s.Name, p.PerPod, MaxPods)
+		}
+	}
 	for i := range w.Demand {
 		w.Demand[i] *= w.Scale
 	}
