@@ -8,12 +8,14 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/kubernetes/cmd/kube-scheduler/app"
 
+	"github.com/neap-dev/neap/kube/scheduler/elasticfit"
 	"github.com/neap-dev/neap/kube/scheduler/poolorder"
 )
 
 // Options register Neap's plugins with kube-scheduler.
 func Options() []app.Option {
 	return []app.Option{
+		app.WithPlugin(elasticfit.Name, elasticfit.New),
 		app.WithPlugin(poolorder.Name, poolorder.New),
 	}
 }

@@ -46,33 +46,35 @@ func (c *Cluster) grantOwn(ctx context.Context) error {
 	}
 	opts := metav1.ApplyOptions{FieldManager: "neap-local", Force: true}
 	for name, rules := range map[string][]*rbacapply.PolicyRuleApplyConfiguration{
-		"neap:fleet":    fleetRules,
-		"neap:players":  playerRules,
-		"neap:machines": {rule([]string{""}, []string{"nodes", "namespaces"}, "get", "list", "watch")},
+		"neap:fleet":     fleetRules,
+		"neap:players":   playerRules,
+		"neap:machines":  {rule([]string{""}, []string{"nodes", "namespaces"}, "get", "list", "watch")},
+		"neap:scheduler": {rule([]string{"neap.dev"}, []string{"elasticpolicies", "resourcepools"}, "get", "list", "watch")},
 	} {
 		if _, err := client.RbacV1().ClusterRoles().Apply(ctx, rbacapply.ClusterRole(name).WithRules(rules...), opts); err != nil {
 			return fmt.Errorf("grant rights to %s: %w", name, err)
 		}
 	}
-	for _, b := range []struct{ name, role, group string }{
-		{"neap:fleet", "neap:fleet", "neap:fleet"},
-		{"neap:players", "neap:players", "neap:players"},
-		{"neap:observers", "view", "neap:observers"},
-		{"neap:machines", "neap:machines", "neap:observers"}, // view leaves machines out, and a bill needs them
+	for _, b := range []struct{ name, role, kind, subject string }{
+		{"neap:fleet", "neap:fleet", rbacv1.GroupKind, "neap:fleet"},
+		{"neap:players", "neap:players", rbacv1.GroupKind, "neap:players"},
+		{"neap:observers", "view", rbacv1.GroupKind, "neap:observers"},
+		{"neap:machines", "neap:machines", rbacv1.GroupKind, "neap:observers"}, // view leaves machines out, and a bill needs them
+		{"neap:scheduler", "neap:scheduler", rbacv1.UserKind, "system:kube-scheduler"},
 	} {
-		if err := bind(ctx, client, b.name, b.role, b.group, opts); err != nil {
+		if err := bind(ctx, client, b.name, b.role, b.kind, b.subject, opts); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func bind(ctx context.Context, client kubernetes.Interface, name, role, group string, opts metav1.ApplyOptions) error {
+func bind(ctx context.Context, client kubernetes.Interface, name, role, kind, subject string, opts metav1.ApplyOptions) error {
 	_, err := client.RbacV1().ClusterRoleBindings().Apply(ctx, rbacapply.ClusterRoleBinding(name).
 		WithRoleRef(rbacapply.RoleRef().WithAPIGroup(rbacv1.GroupName).WithKind("ClusterRole").WithName(role)).
-		WithSubjects(rbacapply.Subject().WithAPIGroup(rbacv1.GroupName).WithKind(rbacv1.GroupKind).WithName(group)), opts)
+		WithSubjects(rbacapply.Subject().WithAPIGroup(rbacv1.GroupName).WithKind(kind).WithName(subject)), opts)
 	if err != nil {
-		return fmt.Errorf("grant rights to %s: %w", group, err)
+		return fmt.Errorf("grant rights to %s: %w", subject, err)
 	}
 	return nil
 }

@@ -35,8 +35,17 @@ enableProfiling: false
 profiles:
 - schedulerName: default-scheduler
   plugins:
+    # The pool of an ElasticPolicy is looked for before preemption, and its pods
+    # are bound with their deletion cost.
+    postFilter:
+      enabled:
+      - name: ElasticFit
+    bind:
+      enabled:
+      - name: ElasticFit
     multiPoint:
       enabled:
+      - name: ElasticFit
       - name: PoolOrder
         weight: 2
       # The pools that a pod prefers, in its order, come before everything else.

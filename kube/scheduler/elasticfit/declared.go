@@ -1,0 +1,212 @@
+package elasticfit
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+
+	"github.com/neap-dev/neap/api/v1alpha1"
+	"github.com/neap-dev/neap/core/workload"
+	"github.com/neap-dev/neap/kube/convert"
+)
+
+const (
+	// patience is how long the scheduler waits at its start for what is declared.
+	patience = 30 * time.Second
+	// pollEvery is how often it looks whether Neap's kinds have come.
+	pollEvery = time.Second
+)
+
+// byTarget indexes ElasticPolicies by the workload that they name.
+const byTarget = "target"
+
+// declared follows the ElasticPolicies and ResourcePools of a cluster.
+type declared struct {
+	policies cache.SharedIndexInformer
+	pools    cache.SharedIndexInformer
+
+	mu     sync.RWMutex
+	known  *convert.Pools
+	places map[string]place // by node
+}
+
+// place is the pool that a node was found to be in.
+type place struct {
+	node *v1.Node
+	pool convert.Pool
+}
+
+func newDeclared(client cache.Getter) *declared {
+	informer := func(resource string, of runtime.Object, index cache.Indexers) cache.SharedIndexInformer {
+		return cache.NewSharedIndexInformer(cache.NewFilteredListWatchFromClient(client, resource, metav1.NamespaceAll, func(*metav1.ListOptions) {}), of, 0, index)
+	}
+	d := &declared{
+		policies: informer("elasticpolicies", &v1alpha1.ElasticPolicy{}, cache.Indexers{byTarget: func(obj any) ([]string, error) {
+			return []string{convert.ElasticTarget(obj.(*v1alpha1.ElasticPolicy)).String()}, nil
+		}}),
+		pools:  informer("resourcepools", &v1alpha1.ResourcePool{}, cache.Indexers{}),
+		places: map[string]place{},
+	}
+	_, err := d.pools.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(any) { d.forget() },
+		UpdateFunc: func(_, _ any) { d.forget() },
+		DeleteFunc: func(any) { d.forget() },
+	})
+	if err != nil {
+		panic(err) // only of an informer that has stopped
+	}
+	return d
+}
+
+// connect returns a client of Neap's group. The scheduler's own configuration
+// speaks Protobuf, which declared kinds do not.
+func connect(kubeConfig *rest.Config) (*rest.RESTClient, error) {
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		return nil, err
+	}
+	cfg := rest.CopyConfig(kubeConfig)
+	gv := v1alpha1.GroupVersion
+	cfg.APIPath = "/apis"
+	cfg.ContentConfig = rest.ContentConfig{GroupVersion: &gv, NegotiatedSerializer: serializer.NewCodecFactory(scheme).WithoutConversion()}
+	return rest.RESTClientFor(cfg)
+}
+
+// served reports whether the API server knows Neap's kinds.
+func served(ctx context.Context, client *rest.RESTClient) (bool, error) {
+	var list metav1.APIResourceList
+	raw, err := client.Get().AbsPath("/apis", v1alpha1.GroupVersion.Group, v1alpha1.GroupVersion.Version).Do(ctx).Raw()
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(raw, &list)
+	}
+	if err != nil {
+		return false, fmt.Errorf("ask for Neap's kinds: %w", err)
+	}
+	has := func(name string) bool {
+		return slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == name })
+	}
+	return has("elasticpolicies") && has("resourcepools"), nil
+}
+
+// start follows the cluster until ctx ends. Where it knows Neap's kinds, start
+// returns when everything declared is known, so that no pod is placed without
+// its policy; where it does not, they are followed once they come.
+func (d *declared) start(ctx context.Context, client *rest.RESTClient) error {
+	deadline := time.Now().Add(patience)
+	there, err := served(ctx, client)
+	for err != nil && time.Now().Before(deadline) && ctx.Err() == nil {
+		time.Sleep(pollEvery)
+		there, err = served(ctx, client)
+	}
+	if err != nil {
+		return err
+	}
+	if !there {
+		go func() {
+			for !there {
+				select {
+				case <-ctx.Done():
+					return
+				case <-time.After(pollEvery):
+				}
+				if there, err = served(ctx, client); err != nil {
+					klog.FromContext(ctx).V(2).Info("Neap's kinds cannot be asked for yet", "err", err)
+				}
+			}
+			d.run(ctx)
+		}()
+		return nil
+	}
+	d.run(ctx)
+	bounded, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	if !cache.WaitForCacheSync(bounded.Done(), d.policies.HasSynced, d.pools.HasSynced) {
+		return errors.New("read ElasticPolicies and ResourcePools: no answer in " + patience.String() +
+			"; the scheduler's user needs get, list and watch on elasticpolicies and resourcepools of neap.dev")
+	}
+	return nil
+}
+
+func (d *declared) run(ctx context.Context) {
+	go d.policies.RunWithContext(ctx)
+	go d.pools.RunWithContext(ctx)
+}
+
+// forget drops what was derived from the declared pools.
+func (d *declared) forget() {
+	var list []*v1alpha1.ResourcePool
+	for _, obj := range d.pools.GetStore().List() {
+		list = append(list, obj.(*v1alpha1.ResourcePool))
+	}
+	known, err := convert.NewPools(list)
+	if err != nil {
+		klog.Background().Info("A resource pool is left out", "err", err) // its own status says so too
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.known, d.places = known, map[string]place{}
+}
+
+// pool returns the pool of a node.
+func (d *declared) pool(node *v1.Node) convert.Pool {
+	d.mu.RLock()
+	p, ok := d.places[node.Name]
+	known := d.known
+	d.mu.RUnlock()
+	if ok && p.node == node {
+		return p.pool
+	}
+	p = place{node, known.Of(node)}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.known == known { // else what was found is old
+		d.places[node.Name] = p
+	}
+	return p.pool
+}
+
+// guards reports whether any pool keeps room for GPU pods.
+func (d *declared) guards() bool {
+	for _, obj := range d.pools.GetStore().List() {
+		if obj.(*v1alpha1.ResourcePool).Spec.Guard != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// policy returns the ElasticPolicy that decides where the pods of a workload
+// go, or nil: it is in mode Auto, not paused, and names pools. Of several for
+// one workload the oldest counts.
+func (d *declared) policy(of workload.Key) *v1alpha1.ElasticPolicy {
+	found, err := d.policies.GetIndexer().ByIndex(byTarget, of.String())
+	if err != nil || len(found) == 0 {
+		return nil
+	}
+	p := slices.MinFunc(found, func(a, b any) int {
+		x, y := a.(*v1alpha1.ElasticPolicy), b.(*v1alpha1.ElasticPolicy)
+		return cmp.Or(x.CreationTimestamp.Compare(y.CreationTimestamp.Time), strings.Compare(x.Name, y.Name))
+	}).(*v1alpha1.ElasticPolicy)
+	if p.Spec.Mode != v1alpha1.ModeAuto || len(p.Spec.Pools) == 0 || p.Annotations[v1alpha1.AnnotationPause] == "true" {
+		return nil
+	}
+	return p
+}
