@@ -467,6 +467,10 @@ func (r *reading) pool(n *yaml.Node, field string) {
 				"memoryPerGPU": into(r.decoder, &p.PerGPU[resource.Memory], parseMemory),
 			})
 		},
+		"provider": func(n *yaml.Node, field string) {
+			p.Provider = &Provider{}
+			r.provider(p.Provider, n, field)
+		},
 		"elastic": func(n *yaml.Node, field string) {
 			p.Elastic = &Owned{}
 			seen := r.mapping(n, field, table{
@@ -519,6 +523,9 @@ func (r *reading) pool(n *yaml.Node, field string) {
 	if g := seen["guard"]; g != nil && p.Kind != SpareOnGPUMachines {
 		r.fail(g, at(field, "guard"), "it keeps room for GPU pods: only a pool of kind %s has it", SpareOnGPUMachines)
 	}
+	if v := seen["provider"]; v != nil && p.Kind != Serverless {
+		r.fail(v, at(field, "provider"), "it says what a provider of serverless capacity allows: only a pool of kind %s has it", Serverless)
+	}
 	if p.Kind == Serverless {
 		p.Taint, p.MaxPods = true, 0
 		for _, f := range []string{"count", "schedule", "elastic", "system", "spare", "maxPods"} {
@@ -553,6 +560,35 @@ func (r *reading) pool(n *yaml.Node, field string) {
 		}
 	}
 	r.s.Pools = append(r.s.Pools, p)
+}
+
+// provider reads what a provider of serverless capacity allows.
+func (r *reading) provider(p *Provider, n *yaml.Node, field string) {
+	r.mapping(n, field, table{
+		"creation": func(n *yaml.Node, field string) {
+			seen := r.mapping(n, field, table{
+				"perSecond": into(r.decoder, &p.PerSecond, whole(1, 100000)),
+				"burst":     into(r.decoder, &p.Burst, whole(1, 100000)),
+			})
+			if seen["perSecond"] == nil || seen["burst"] == nil {
+				r.fail(n, field, "write both: {perSecond: 20, burst: 100}")
+			}
+		},
+		"maxPod": r.vector(&p.MaxPod),
+		"quota":  into(r.decoder, &p.Quota, parseCPU),
+		"cold":   r.quantiles(&p.Cold),
+		"warm": func(n *yaml.Node, field string) {
+			p.Warm = &Warm{Keep: 10 * time.Minute}
+			seen := r.mapping(n, field, table{
+				"sandboxes": into(r.decoder, &p.Warm.Sandboxes, whole(0, 100000)),
+				"start":     r.quantiles(&p.Warm.Start),
+				"keep":      into(r.decoder, &p.Warm.Keep, positive),
+			})
+			if seen["start"] == nil {
+				r.fail(n, at(field, "start"), "missing; how long does a pod take to start in a warm sandbox?")
+			}
+		},
+	})
 }
 
 // readSeries reads one load curve: from the generator, or with SeriesDir from a file.

@@ -63,12 +63,32 @@ type Pool struct {
 	// Taint says that only modules that name the pool may run in it; always true for serverless.
 	Taint     bool
 	StartTime time.Duration // from buying a machine until it takes pods
+	Provider  *Provider     // of serverless capacity; nil allows everything
 }
 
 // Owned is how many machines a pool has while policies play.
 type Owned struct {
 	Count    int
 	Schedule []CountStep
+}
+
+// A Provider is what sells the capacity of a serverless pool: what it allows, and
+// how fast a pod starts that says nothing of it itself. Zero values limit nothing.
+type Provider struct {
+	// PerSecond and Burst are the token bucket of pod creations.
+	PerSecond, Burst int
+	MaxPod           resource.Vector // the largest pod
+	Quota            int64           // milli-cores that may run at once
+	Cold             physics.Quantiles
+	Warm             *Warm // nil: every start is cold
+}
+
+// A Warm is a provider's keeping of sandboxes that pods left, ready for the next
+// pod of the same image. A start in one is quick and creates nothing.
+type Warm struct {
+	Sandboxes int // of every image, when the day begins
+	Start     physics.Quantiles
+	Keep      time.Duration // how long a sandbox waits for its next pod
 }
 
 // A CountStep is a number of machines or replicas from a time of day on.
