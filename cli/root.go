@@ -30,6 +30,7 @@ const (
 var commands = []func() *cobra.Command{
 	newBillCommand,
 	newUpCommand,
+	newElasticCommand,
 	newReplayCommand,
 	newBenchCommand,
 	newVersionCommand,

@@ -60,10 +60,15 @@ func grant(t *testing.T, c client.Client, user string) {
 func parse[T any](t *testing.T, doc string) *T {
 	t.Helper()
 	out := new(T)
+	unmarshal(t, doc, out)
+	return out
+}
+
+func unmarshal(t *testing.T, doc string, out any) {
+	t.Helper()
 	if err := yaml.UnmarshalStrict([]byte(doc), out); err != nil {
 		t.Fatal(err)
 	}
-	return out
 }
 
 // A kubelet does by hand what a real one would: it has a machine, binds pods to

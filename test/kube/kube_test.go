@@ -92,7 +92,10 @@ func newClient(t *testing.T, cfg *rest.Config) client.Client {
 	return c
 }
 
-var resources = map[string]string{"MachineType": "machinetypes", "ResourcePool": "resourcepools", "Module": "modules"}
+var resources = map[string]string{
+	"MachineType": "machinetypes", "ResourcePool": "resourcepools", "Module": "modules",
+	"ElasticPolicy": "elasticpolicies", "Timetable": "timetables", "HolidayCalendar": "holidaycalendars",
+}
 
 func resourceOf(dyn dynamic.Interface, obj *unstructured.Unstructured) dynamic.ResourceInterface {
 	r := dyn.Resource(v1alpha1.GroupVersion.WithResource(resources[obj.GetKind()]))
