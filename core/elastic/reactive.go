@@ -86,7 +86,7 @@ type History struct {
 	Changes     []Change         // oldest first
 	PanicUntil  time.Time
 	PanicFloor  int
-	Last        int // the last recommendation that rested on metrics; 0: there was none
+	Last        int // what the load needed when it was last measured, before the rates; 0: never
 }
 
 // most bounds every count of replicas, so that sums cannot overflow.
@@ -225,7 +225,7 @@ func (r Reactive) follow(in Input, h History, since time.Time, mayReturn int) fo
 		if rec := (Recommendation{in.Now, raw}); recent[len(recent)-1] != rec {
 			recent = append(recent, rec)
 		}
-		out.next.Recommended, out.next.Last = recent, want
+		out.next.Recommended, out.next.Last = recent, max(raw, want)
 		reason := fmt.Sprintf("the load (%s) needs %d", from, raw)
 		switch {
 		case want > raw:
