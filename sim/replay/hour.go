@@ -68,6 +68,10 @@ func (r *run) tick() {
 			r.o.Progress(now)
 		}
 	}
+	if len(r.scalers) > 0 && now.Sub(r.scaled) >= time.Minute {
+		r.scaled = now
+		r.scale()
+	}
 	// The next step, but never across a full hour.
 	next := now.Add(r.o.Step)
 	if full := now.Truncate(time.Hour).Add(time.Hour); full.Before(next) {
@@ -93,6 +97,10 @@ func (r *run) advance(to time.Time) {
 			r.result.Counts.GapMinutes++
 			m.gaps++
 			return 0
+		}
+		if m.scaler != nil {
+			m.scaler.asked += rps * span
+			m.scaler.seconds += span
 		}
 		total += rps
 		m.high = max(m.high, rps)

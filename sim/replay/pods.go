@@ -1,7 +1,6 @@
 package replay
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -24,6 +23,7 @@ const stopTime = time.Second
 type pod struct {
 	id      string
 	number  int // in order of creation
+	created time.Time
 	module  *module
 	spec    *scenario.Module
 	version int
@@ -38,12 +38,15 @@ type pod struct {
 	readyAt time.Time // zero until ready
 	ending  bool
 	why     string // it is pending
+	cost    int32  // those of lower cost leave first
+	cut     bool   // it gets no traffic, for it is about to leave
 }
 
 // A module and its pods.
 type module struct {
-	key  workload.Key
-	pods []*pod // that are not ending, in order of creation
+	key    workload.Key
+	pods   []*pod  // that are not ending, in order of creation
+	scaler *scaler // nil without a policy
 
 	// What its users met.
 	requests, failed   int64 // so far
@@ -71,7 +74,7 @@ func (r *run) buy(p *scenario.Pool, i int, after time.Duration) {
 	if n := r.machines[name]; n != nil {
 		n.leaving = false // it was about to go and stays
 		if n.ready {
-			r.fleet.SetClosed(name, false)
+			r.setClosed(name, false)
 			r.machineEvent(p, name, i, false)
 			r.retry()
 		}
@@ -81,6 +84,14 @@ func (r *run) buy(p *scenario.Pool, i int, after time.Duration) {
 	r.machines[name] = n
 	zone := p.Zones[i%len(p.Zones)]
 	r.fleet.Add(place.Machine{Name: name, Pool: p.Name, Domain: zone, Allocatable: p.Allocatable, MaxPods: p.MaxPods, Closed: after > 0})
+	if !p.PerGPU.IsZero() {
+		spare := p.Allocatable
+		spare[resource.GPU] = 0
+		for _, k := range []resource.Kind{resource.CPU, resource.Memory} {
+			spare[k] = max(0, spare[k]-p.PerGPU[k]*p.Allocatable[resource.GPU]/1000)
+		}
+		r.spare.Add(place.Machine{Name: name, Pool: p.Name, Domain: zone, Allocatable: spare, MaxPods: p.MaxPods, Closed: after > 0})
+	}
 	rating := int64(0)
 	if t, ok := r.state.Types[p.MachineType]; ok {
 		rating = t.Rating()
@@ -91,7 +102,7 @@ func (r *run) buy(p *scenario.Pool, i int, after time.Duration) {
 	open := func() {
 		n.ready = true
 		if r.machines[name] == n && !n.leaving {
-			r.fleet.SetClosed(name, false)
+			r.setClosed(name, false)
 			if after > 0 {
 				r.machineEvent(p, name, i, false)
 			}
@@ -103,6 +114,11 @@ func (r *run) buy(p *scenario.Pool, i int, after time.Duration) {
 	} else {
 		open()
 	}
+}
+
+func (r *run) setClosed(name string, closed bool) {
+	r.fleet.SetClosed(name, closed)
+	r.spare.SetClosed(name, closed)
 }
 
 // machineEvent tells the bill of a machine.
@@ -141,7 +157,7 @@ func (r *run) giveBack(name string) {
 		return
 	}
 	n.leaving = true
-	r.fleet.SetClosed(name, true)
+	r.setClosed(name, true)
 	r.machineEvent(n.pool, name, n.index, true)
 	for _, uid := range r.fleet.On(name) {
 		p := r.pods[uid]
@@ -159,6 +175,7 @@ func (r *run) giveBack(name string) {
 			return
 		}
 		r.fleet.Remove(name)
+		r.spare.Remove(name)
 		delete(r.machines, name)
 		r.journal.Apply(bill.Event{At: r.e.Now(), Kind: bill.MachineGone, Name: name})
 		r.gone = append(r.gone, name)
@@ -169,7 +186,7 @@ func (r *run) giveBack(name string) {
 func (r *run) create(m *module, s scenario.ModuleState) {
 	r.nextID++
 	r.result.Counts.PodsCreated++
-	p := &pod{id: fmt.Sprintf("%s/%s-%06d", m.key.Namespace, m.key.Name, r.nextID), number: r.nextID, module: m, spec: s.Spec, version: s.Version, request: s.Requests, limits: s.Limits}
+	p := &pod{id: fmt.Sprintf("%s/%s-%06d", m.key.Namespace, m.key.Name, r.nextID), number: r.nextID, created: r.e.Now(), module: m, spec: s.Spec, version: s.Version, request: s.Requests, limits: s.Limits}
 	dice := r.e.Dice(p.id)
 	if p.start = s.Spec.Start.Draw(dice.Float64); r.filling {
 		p.start = physics.Drawn{}
@@ -188,8 +205,12 @@ func (r *run) bind(p *pod) {
 		return
 	}
 	why := map[place.Reason]int{}
-	for _, name := range p.spec.Pools {
+	for _, name := range p.spec.Places() {
 		pool := r.s.Pool(name)
+		if a := p.module.scaler; a != nil && len(a.plan) > 0 && a.m.in(name) >= a.plan[name]+a.extra(r) {
+			why["the policy plans no more of its pods in the pool"]++
+			continue
+		}
 		if pool.Kind == scenario.Serverless {
 			if pool.Limit > 0 && r.virtual[name] >= pool.Limit {
 				why["the pool's limit of pods is reached"]++
@@ -202,9 +223,13 @@ func (r *run) bind(p *pod) {
 		if p.spec.Alone {
 			want.Alone = p.module.key.String()
 		}
-		on, no := r.fleet.Pick(want)
-		if on != "" {
+		seen := r.fleetFor(pool, p.request)
+		on, no := seen.Pick(want)
+		if on != "" && r.fleet.Fit(want, on) == place.Fits {
 			r.fleet.Bind(p.id, want, on)
+			if seen != &r.fleet {
+				seen.Bind(p.id, want, on)
+			}
 			r.bound(p, name, on)
 			return
 		}
@@ -246,7 +271,10 @@ func (r *run) bound(p *pod, pool, machine string) {
 	now := r.e.Now()
 	p.machine, p.pool = machine, pool
 	_, short, _ := strings.Cut(p.id, "/")
-	rules := bill.Rules{Pools: p.spec.Pools}
+	rules := bill.Rules{Pools: p.spec.Places()}
+	if a := p.module.scaler; a != nil {
+		p.cost = a.deletionCost(r, pool, machine)
+	}
 	if p.spec.Alone {
 		rules.Alone = p.module.key.String()
 	}
@@ -262,6 +290,9 @@ func (r *run) bound(p *pod, pool, machine string) {
 		}
 		p.readyAt = r.e.Now()
 		r.world.SetReady(p.id, p.readyAt)
+		if a := p.module.scaler; a != nil && !r.filling {
+			a.started(p)
+		}
 		if w := p.spec.Work; w != nil {
 			rating := r.state.Types[r.s.Pool(pool).MachineType].Rating()
 			r.e.After(w.RunTime.At(p.work)*1000/time.Duration(rating), func() { r.finished(p) })
@@ -305,6 +336,7 @@ func (r *run) release(p *pod) {
 		r.gone = append(r.gone, p.machine)
 	} else {
 		r.fleet.Unbind(p.id)
+		r.spare.Unbind(p.id)
 	}
 	delete(r.pods, p.id)
 	r.retry()
@@ -338,6 +370,9 @@ func (r *run) resizePods(m *module, s scenario.ModuleState) {
 			want.Alone = m.key.String()
 		}
 		r.fleet.Bind(p.id, want, p.machine)
+		if seen := r.fleetFor(r.s.Pool(p.pool), p.request); seen != &r.fleet {
+			seen.Bind(p.id, want, p.machine)
+		}
 		r.world.Resize(p.id, p.request, p.limits)
 		r.journal.Apply(bill.Event{At: r.e.Now(), Kind: bill.PodRequest, Name: p.id, Request: &p.request})
 	}
@@ -366,15 +401,9 @@ func (r *run) reconcile(m *module) {
 	}
 	// 1. Too many: unready ones first, then the newest. While a new version comes
 	// in, a ready old pod goes only as far as enough others are ready.
-	victims := slices.Clone(m.pods)
-	slices.SortStableFunc(victims, func(a, b *pod) int {
-		return cmp.Or(
-			boolCompare(!a.readyAt.IsZero(), !b.readyAt.IsZero()),
-			b.readyAt.Compare(a.readyAt),
-			b.number-a.number,
-		)
-	})
+	victims := r.leaving(m)
 	rollout := old > 0
+	before := len(m.pods)
 	for _, p := range victims {
 		isOld, isReady := p.version != s.Version, !p.readyAt.IsZero()
 		switch {
@@ -394,6 +423,9 @@ func (r *run) reconcile(m *module) {
 		} else {
 			fresh--
 		}
+	}
+	if m.scaler != nil && !rollout && all < before {
+		m.scaler.judgeOrder(victims[:before-all], victims[before-all:])
 	}
 	// 2. Too few: create, one beyond the replicas while old ones are left.
 	surge := 0

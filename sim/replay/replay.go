@@ -28,6 +28,9 @@ type Options struct {
 	Step  time.Duration // of the physics, at most a minute; 0 means a minute
 	Point time.Duration // between two points of the curves; 0 means five minutes
 	By    string        // what the bill is grouped by; "" means module
+	// Past is what [Before] returns; nil works it out. It is read only, so one
+	// serves many replays of a scenario.
+	Past Past
 	// Sink, if any, gets every hour as it is closed.
 	Sink Sink
 	// Progress, if any, is called after every simulated hour.
@@ -114,6 +117,7 @@ type Module struct {
 	HoursMet int                `json:"hoursMet"`
 	HoursBad int                `json:"hoursBroken"`
 	PodsMost int                `json:"podsMost"`
+	Policy   *Policy            `json:"policy,omitempty"` // nil without one
 }
 
 // Counts say how much there was to do.
@@ -141,6 +145,7 @@ type run struct {
 	state    scenario.State
 
 	fleet   place.Fleet
+	spare   place.Fleet // guarded machines as pods without a GPU see them
 	world   *world.World
 	journal bill.Journal
 	book    *machine.PriceBook
@@ -152,6 +157,8 @@ type run struct {
 	pending  []*pod
 	retrying bool
 	filling  bool // pods that are made now are ready at once
+	scalers  []*scaler
+	scaled   time.Time // when the policies last decided
 	nextID   int
 	gone     []string       // machines to forget after the next step
 	virtual  map[string]int // serverless pods by pool
@@ -200,7 +207,7 @@ func Run(ctx context.Context, s *scenario.Scenario, o Options) (*Result, error) 
 		ctx: ctx, s: s, o: o, e: engine.New(s.Start, s.Seed), end: s.Start.Add(o.Until), calendar: calendar,
 		world: world.New(s.Modules), book: machine.NewPriceBook(s.Currency),
 		pods: map[string]*pod{}, modules: map[workload.Key]*module{}, machines: map[string]*node{},
-		virtual: map[string]int{}, stepped: s.Start, samples: map[string][]bill.Sample{},
+		virtual: map[string]int{}, stepped: s.Start, scaled: s.Start, samples: map[string][]bill.Sample{},
 	}
 	for _, t := range s.MachineTypes {
 		if err := r.book.Set(s.Start, t); err != nil {
@@ -222,6 +229,9 @@ func Run(ctx context.Context, s *scenario.Scenario, o Options) (*Result, error) 
 		for n := range r.state.Machines[p.Name] {
 			r.buy(p, n, 0)
 		}
+	}
+	if err := r.startScalers(); err != nil {
+		return nil, fmt.Errorf("replay %s: %w", s.Name, err)
 	}
 	// Their pods are at work already, as in the live fleet: the day begins when
 	// the fleet is full.
@@ -261,6 +271,12 @@ func (r *run) change() {
 	now := r.e.Now()
 	was := r.state
 	r.state = scenario.Desired(r.s, now)
+	for _, a := range r.scalers { // theirs to say
+		m := r.state.Modules[a.m.key]
+		m.Replicas = a.desired + a.surge
+		r.state.Modules[a.m.key] = m
+		a.spec, a.requests = m.Spec, m.Requests
+	}
 	for i := range r.s.Pools {
 		p := &r.s.Pools[i]
 		if a, b := was.Machines[p.Name], r.state.Machines[p.Name]; a != b {
@@ -344,6 +360,10 @@ func (r *run) finish() (*Result, error) {
 		st := r.modules[m.Key()]
 		out := Module{Module: m.Key().String(), Kind: string(m.Kind), Requests: st.requests, Failed: st.failed,
 			P99MS: 1000 * st.total.quantile(0.99), PeakLoad: st.high, LowLoad: max(0, st.low), HoursMet: st.met, HoursBad: st.broken, PodsMost: st.most}
+		if a := st.scaler; a != nil {
+			out.Policy = &a.result
+			out.Policy.Skilled = a.model != nil && a.model.Periodic()
+		}
 		for _, f := range m.Features {
 			if out.Features == nil {
 				out.Features = map[string]float64{}

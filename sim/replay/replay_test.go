@@ -27,7 +27,7 @@ func load(t testing.TB, name string, o scenario.Options) *scenario.Scenario {
 }
 
 func TestASchoolDayHasTheShapeOfTheRealOne(t *testing.T) {
-	s := load(t, "school-day", scenario.Options{})
+	s := load(t, "school-day", scenario.Options{}).Scheduled()
 	begun := time.Now()
 	r, err := Run(t.Context(), s, Options{})
 	if err != nil {
@@ -147,6 +147,7 @@ func TestASchoolDayOfRecordedLoad(t *testing.T) {
 	if !s.RealSeries {
 		t.Fatal("the scenario does not say that its load is recorded")
 	}
+	s = s.Scheduled()
 	r, err := Run(t.Context(), s, Options{})
 	if err != nil {
 		t.Fatal(err)

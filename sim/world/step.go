@@ -209,11 +209,9 @@ func (w *World) share(m *machineState) {
 		c := w.claims[i]
 		p.need, p.grant = c.Demand, w.grants[i]
 		if m.Serverless {
-			p.avail = c.Limit
-			if p.avail <= 0 { // it is as large as the pod asked
-				p.avail = c.Weight
-			}
-			if p.avail <= 0 {
+			// It is as large as the pod asked and paid for; there is nobody to
+			// borrow from.
+			if p.avail = c.Weight; p.avail <= 0 {
 				p.avail = p.grant
 			}
 			p.grant = min(p.grant, p.avail)

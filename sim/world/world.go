@@ -15,7 +15,8 @@ type Machine struct {
 	Name, Pool, Type string
 	Capacity         resource.Vector
 	RatingMillis     int64 // milli-NCU a core; 0 counts as 1000
-	// Serverless machines are as large as the pods on them need: no contention.
+	// Serverless machines are as large as what each pod on them asks for: no
+	// contention, and no more than that.
 	Serverless bool
 }
 

@@ -269,3 +269,23 @@ func FuzzWorld(f *testing.F) {
 		}
 	})
 }
+
+// A pod in a serverless pool is as large as what was bought for it: its limit
+// does not make it larger.
+func TestAServerlessPodHasWhatItAskedForAndNoMore(t *testing.T) {
+	m := scenario.Module{Name: "api", Namespace: "shop", Kind: scenario.Online, Needs: scenario.Needs{CPUPerRequest: 10 * time.Millisecond, Timeout: time.Second}, Load: &scenario.Demand{}}
+	use := func(serverless bool) int64 {
+		w := New([]scenario.Module{m})
+		w.AddMachine(Machine{Name: "a", Pool: "p", RatingMillis: 1000, Serverless: serverless, Capacity: resource.Vector{resource.CPU: 8000}})
+		at := time.Unix(0, 0)
+		w.AddPod(Pod{ID: "1", Module: m.Key(), Machine: "a", Requests: resource.Vector{resource.CPU: 1000}, Limits: resource.Vector{resource.CPU: 2000}}, at)
+		w.SetReady("1", at)
+		return w.Step(at, at.Add(time.Minute), func(workload.Key) float64 { return 150 }).Pods[0].Use[resource.CPU]
+	}
+	if on := use(false); on != 1500 {
+		t.Errorf("on a machine it uses %d m of the 1500 m it wants", on)
+	}
+	if on := use(true); on != 1000 {
+		t.Errorf("in a serverless pool it uses %d m, and 1000 m were bought", on)
+	}
+}

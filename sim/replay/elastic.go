@@ -1,0 +1,663 @@
+package replay
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/neap-dev/neap/core/bill"
+	"github.com/neap-dev/neap/core/elastic"
+	"github.com/neap-dev/neap/core/forecast"
+	"github.com/neap-dev/neap/core/money"
+	"github.com/neap-dev/neap/core/place"
+	"github.com/neap-dev/neap/core/quality"
+	"github.com/neap-dev/neap/core/resource"
+	"github.com/neap-dev/neap/core/timetable"
+	"github.com/neap-dev/neap/core/workload"
+	"github.com/neap-dev/neap/sim/scenario"
+)
+
+// A Past is what was asked of the modules with policies in the days before the
+// scenario's start, minute by minute: what their forecasts learn from. It is as
+// simulated, or as recorded, as the day itself.
+type Past map[workload.Key]forecast.Series
+
+// Before returns the past of a scenario. Minutes that a recording does not have
+// are not known.
+func Before(s *scenario.Scenario) Past {
+	past := Past{}
+	for i := range s.Modules {
+		m := &s.Modules[i]
+		if m.Elastic == nil || (m.Elastic.Forecast == nil && m.Elastic.Timetable == nil) {
+			continue
+		}
+		days := 15
+		if f := m.Elastic.Forecast; f != nil {
+			days = f.HistoryDays
+		}
+		begin := s.Start.Truncate(time.Minute).Add(-time.Duration(days) * 24 * time.Hour)
+		out := forecast.Series{Start: begin, Step: time.Minute, Values: make([]float64, days*24*60)}
+		for j := range out.Values {
+			rps, known := s.Requests(m, begin.Add(time.Duration(j)*time.Minute+30*time.Second))
+			if !known {
+				rps = math.NaN()
+			}
+			out.Values[j] = rps
+		}
+		past[m.Key()] = out
+	}
+	return past
+}
+
+const (
+	refit      = time.Hour       // between two fits of a forecast
+	firstStart = time.Minute     // a replica's start until one was seen
+	judged     = 5 * time.Minute // of which the guard judges the answers
+)
+
+// A scaler plays the policy of one module: what kube/controller/scaler does.
+type scaler struct {
+	m      *module
+	spec   *scenario.Module
+	policy elastic.Policy
+	tau    float64
+
+	model  *forecast.Model
+	series forecast.Series // what it learns from
+	fitted time.Time
+
+	classes    timetable.Timetable
+	attendance timetable.Attendance
+	options    timetable.Options
+
+	state    elastic.State
+	requests resource.Vector // of one replica
+	desired  int
+	plan     map[string]int // replicas that may be in a pool
+	room     map[string]time.Time
+	surge    int // replicas beyond desired, for the way back from serverless
+	starts   map[string]*startTimes
+	said     string
+
+	asked, seconds float64  // since the last decision
+	answers        []answer // of the last minutes, oldest first
+	result         Policy
+}
+
+// An answer is a module's counters at one moment.
+type answer struct {
+	at               time.Time
+	requests, failed int64
+	within           histogram
+}
+
+// A startTimes remembers how long the last replicas took to start.
+type startTimes struct {
+	ring [64]time.Duration
+	n    int
+}
+
+func (s *startTimes) add(took time.Duration) {
+	s.ring[s.n%len(s.ring)] = took
+	s.n++
+}
+
+func (s *startTimes) p95() (time.Duration, bool) {
+	if s == nil || s.n == 0 {
+		return 0, false
+	}
+	n := min(s.n, len(s.ring))
+	sorted := slices.Sorted(slices.Values(s.ring[:n]))
+	return (sorted[min(n*95/100, n-1)] + time.Second - 1).Truncate(time.Second), true
+}
+
+// newScaler prepares the policy of a module.
+func newScaler(s *scenario.Scenario, m *module, spec *scenario.Module, past forecast.Series, days elastic.Calendar) (*scaler, error) {
+	e := spec.Elastic
+	a := &scaler{m: m, spec: spec, requests: spec.Requests, series: past, plan: map[string]int{}, room: map[string]time.Time{}, starts: map[string]*startTimes{}, result: Policy{Winners: map[string]int{}}}
+	a.policy = CorePolicy(s, spec, days)
+	if err := a.policy.Validate(); err != nil {
+		return nil, fmt.Errorf("policy of %s: %w", spec.Key(), err)
+	}
+	if e.Forecast != nil {
+		a.tau = forecast.Newsvendor(e.Forecast.UnderCost, 1)
+	}
+	if t := e.Timetable; t != nil {
+		a.options = timetable.Options{Module: spec.Name, Release: t.ReleaseAfter}
+		var sessions []timetable.Session
+		for _, name := range t.Names {
+			for _, table := range s.Timetables {
+				if table.Name != name || table.Namespace != spec.Namespace {
+					continue
+				}
+				for _, c := range table.Sessions {
+					if len(c.Modules) == 0 || slices.Contains(c.Modules, spec.Name) {
+						sessions = append(sessions, timetable.Session{ID: c.ID, Course: c.Course, Room: c.Room, Start: c.Start, End: c.Start.Add(c.Length),
+							Enrolled: c.Enrolled, Modules: []timetable.Need{{Module: spec.Name, Factor: t.PerSeat}}})
+					}
+				}
+			}
+		}
+		a.classes = timetable.New(sessions)
+		var counts []timetable.Count
+		for i, v := range past.Values {
+			if i%5 == 0 {
+				counts = append(counts, timetable.Count{At: past.Start.Add(time.Duration(i) * past.Step), Demand: v})
+			}
+		}
+		a.attendance = timetable.Learn(a.classes, spec.Name, counts)
+	}
+	return a, nil
+}
+
+// CorePolicy returns a module's policy as core/elastic has it.
+func CorePolicy(s *scenario.Scenario, m *scenario.Module, days elastic.Calendar) elastic.Policy {
+	e := m.Elastic
+	p := elastic.Defaults(e.Min, e.Max)
+	p.Unit = e.PerReplica * float64(e.TargetPerMil) / 1000
+	p.Calendar = days
+	none := func(v *int) int {
+		if v == nil {
+			return elastic.None
+		}
+		return *v
+	}
+	for _, l := range e.Manual {
+		p.Manual = append(p.Manual, elastic.ManualEntry{Name: l.Name, Pin: none(l.Pin), Floor: none(l.Floor), Cap: none(l.Cap), From: l.From, Until: l.Until, Reason: l.Reason, By: l.By})
+	}
+	for _, w := range e.Cron {
+		c := elastic.Schedule{Name: w.Name, Zone: s.Location, Start: w.Start, Duration: w.Duration, Ramp: w.Ramp, Floor: none(w.Floor), Cap: none(w.Cap)}
+		for _, d := range w.Days {
+			if i := slices.Index(weekdays, d); i >= 0 {
+				c.Weekdays = append(c.Weekdays, time.Weekday(i))
+			} else {
+				c.Days = append(c.Days, elastic.DayType(strings.ToLower(d)))
+			}
+		}
+		for _, d := range w.Except {
+			if t, err := time.Parse(time.DateOnly, d); err == nil {
+				c.Except = append(c.Except, elastic.Date{Year: t.Year(), Month: t.Month(), Day: t.Day()})
+			}
+		}
+		p.Schedules = append(p.Schedules, c)
+	}
+	p.Reactive.Tolerance = elastic.Tolerance{Up: float64(e.Reactive.UpPerMil) / 1000, Down: float64(e.Reactive.DownPerMil) / 1000}
+	p.Reactive.Down.Stabilize = e.Reactive.Stabilization
+	p.Reactive.PanicShare = float64(e.Reactive.PanicPerMil) / 1000
+	if e.Forecast != nil {
+		p.Forecast.MaxLift = e.Forecast.MaxLift
+	}
+	p.ScaleIn.Watch, p.ScaleIn.Step, p.ScaleIn.HoldIfNeededWithin = e.ScaleIn.Watch, float64(e.ScaleIn.StepPerMil)/1000, e.ScaleIn.HoldIfNeededWithin
+	return p
+}
+
+var weekdays = []string{"Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"}
+
+// calendarOf returns the scenario's calendar.
+func calendarOf(s *scenario.Scenario) elastic.Calendar {
+	days := timetable.Days{Named: map[timetable.Date]elastic.DayType{}}
+	for _, c := range s.Calendar {
+		if date, err := timetable.ParseDate(c.Date); err == nil { // the reader checked it
+			days.Named[date] = elastic.MakeUp
+			if c.Holiday {
+				days.Named[date] = elastic.Holiday
+			}
+		}
+	}
+	return days
+}
+
+// startScalers prepares the policies.
+func (r *run) startScalers() error {
+	past := r.o.Past
+	days := calendarOf(r.s)
+	for _, k := range r.keys {
+		spec := r.s.Module(k)
+		if spec.Elastic == nil {
+			continue
+		}
+		if past == nil {
+			past = Before(r.s)
+		}
+		a, err := newScaler(r.s, r.modules[k], spec, past[k], days)
+		if err != nil {
+			return err
+		}
+		a.desired = r.state.Modules[k].Replicas
+		r.modules[k].scaler = a
+		r.scalers = append(r.scalers, a)
+	}
+	return nil
+}
+
+// scale decides for every policy, once a minute.
+func (r *run) scale() {
+	claims := map[string]resource.Vector{} // room of pools that pods on their way will take
+	for _, a := range r.scalers {
+		a.claim(claims, +1)
+	}
+	for _, a := range r.scalers {
+		a.claim(claims, -1)
+		r.decideReplicas(a, claims)
+		a.claim(claims, +1)
+	}
+}
+
+// claim adds what the module's pods on their way will take of pools, or takes it away.
+func (a *scaler) claim(claims map[string]resource.Vector, sign int64) {
+	for _, name := range a.spec.Places() {
+		if n := a.plan[name] - a.m.in(name); n > 0 {
+			v := claims[name]
+			for k := range v {
+				v[k] += sign * int64(n) * a.requests[k]
+			}
+			claims[name] = v
+		}
+	}
+}
+
+// in counts the pods of a module in a pool.
+func (m *module) in(pool string) int {
+	n := 0
+	for _, p := range m.pods {
+		if p.machine != "" && p.pool == pool {
+			n++
+		}
+	}
+	return n
+}
+
+func (r *run) decideReplicas(a *scaler, claims map[string]resource.Vector) {
+	now := r.e.Now()
+	key := a.m.key
+	// 1. What was asked in the last minute, and how it was answered.
+	demand := math.NaN()
+	if a.seconds > 0 {
+		demand = a.asked / a.seconds
+	}
+	a.asked, a.seconds = 0, 0
+	begin := now.Add(-time.Minute)
+	if a.series.Step > 0 {
+		a.series.Values = append(a.series.Values, demand)
+	}
+	guard := a.judge(now)
+	// 2. What will be asked until replicas asked for at the next decision are ready.
+	horizon := a.start() + time.Minute
+	var foretold elastic.Forecast
+	if a.tau > 0 {
+		if a.model == nil || now.Sub(a.fitted) >= refit {
+			a.learn(r, now, horizon)
+		} else {
+			a.model.Observe(begin, demand)
+		}
+		foretold = a.policy.Foretell(a.model, now, horizon, a.tau, a.model.Skill().Reason)
+	}
+	var class elastic.Class
+	if a.spec.Elastic.Timetable != nil {
+		class = a.attendance.Class(a.classes, now, horizon, a.options)
+	}
+	// 3. Decide.
+	ready, old := 0, false
+	for _, p := range a.m.pods {
+		if !p.readyAt.IsZero() && !p.cut {
+			ready++
+		}
+		old = old || p.version != r.state.Modules[key].Version
+	}
+	d := elastic.Decide(elastic.Input{
+		Policy: a.policy, Now: now, Current: a.desired, Ready: ready,
+		Metrics: []elastic.Metric{{Name: "load", Total: demand, PerReplica: a.policy.Unit}},
+		Class:   class, Forecast: foretold, Rollout: old, Guard: guard, State: a.state,
+	})
+	a.state = d.Next
+	a.result.count(d.Winner, demand, float64(ready)*a.spec.Elastic.PerReplica)
+	if a.spec.Elastic.Mode != "Auto" {
+		r.say(a, d)
+		return
+	}
+	// 4. Where.
+	pools := r.poolsOf(a, claims)
+	targets, unplaced := elastic.Spread(elastic.SpreadInput{Desired: d.Desired, Need: horizon, Pools: pools})
+	for _, t := range targets {
+		a.plan[t.Name] = t.Planned
+	}
+	a.result.Unplaced = max(a.result.Unplaced, unplaced)
+	r.moveBack(a, d, pools)
+	// 5. Act, and say so.
+	r.say(a, d)
+	a.desired = d.Desired
+	m := r.state.Modules[key]
+	m.Replicas = a.desired + a.surge
+	r.state.Modules[key] = m
+	r.cutOff(a, d.CutOff)
+	r.reconcile(a.m)
+	r.retry() // those that wait may go elsewhere now
+}
+
+// learn fits the forecast to the past and to what the day has shown.
+func (a *scaler) learn(r *run, now time.Time, horizon time.Duration) {
+	most := a.spec.Elastic.Forecast.HistoryDays * 24 * 60
+	if n := len(a.series.Values) - most; n > 0 {
+		a.series.Start = a.series.Start.Add(time.Duration(n) * a.series.Step)
+		a.series.Values = a.series.Values[n:]
+	}
+	days := a.policy.Calendar
+	a.model = forecast.Fit(a.series, forecast.Options{Horizon: horizon, Location: r.s.Location, DayKind: func(t time.Time) string {
+		switch k := days.DayType(t); k {
+		case elastic.Holiday, elastic.MakeUp:
+			return string(k)
+		}
+		return ""
+	}})
+	a.fitted = now
+}
+
+// start is how long a replica takes to be ready, in the slowest of the pools
+// that one was started in.
+func (a *scaler) start() time.Duration {
+	longest, seen := time.Duration(0), false
+	for _, name := range a.spec.Places() {
+		if d, ok := a.starts[name].p95(); ok {
+			longest, seen = max(longest, d), true
+		}
+	}
+	if !seen {
+		return firstStart
+	}
+	return longest
+}
+
+// judge holds the last minutes against the module's targets.
+func (a *scaler) judge(now time.Time) quality.Status {
+	g := quality.Guard{SuccessMicros: a.spec.Targets.SuccessMicros, P99: a.spec.Targets.P99}
+	a.answers = append(a.answers, answer{now, a.m.requests, a.m.failed, a.m.total})
+	for len(a.answers) > 1 && now.Sub(a.answers[1].at) >= judged {
+		a.answers = a.answers[1:]
+	}
+	if g.IsZero() {
+		return ""
+	}
+	was := &a.answers[0]
+	asked := a.m.requests - was.requests
+	if asked <= 0 {
+		return quality.Met // nobody was there to be disappointed
+	}
+	h := a.m.total
+	h.all -= was.within.all
+	for i := range h.within {
+		h.within[i] -= was.within.within[i]
+	}
+	return g.Judge(quality.Observation{At: now, Success: 1 - float64(a.m.failed-was.failed)/float64(asked), P99: h.quantile(0.99)}).Status
+}
+
+// poolsOf says what is in a module's pools and what could still come.
+func (r *run) poolsOf(a *scaler, claims map[string]resource.Vector) []elastic.Pool {
+	var out []elastic.Pool
+	for _, e := range a.spec.Elastic.Pools {
+		pool := r.s.Pool(e.Name)
+		p := elastic.Pool{Name: e.Name, Serverless: pool.Kind == scenario.Serverless, Min: e.Min, Max: elastic.None, Pods: a.m.in(e.Name), Price: r.price(pool, a.requests)}
+		if e.Max > 0 {
+			p.Max = e.Max
+		}
+		if d, ok := a.starts[e.Name].p95(); ok {
+			p.Start = d
+		} else {
+			p.Start = firstStart
+		}
+		switch {
+		case !p.Serverless:
+			p.Room = r.roomFor(a, pool, claims[e.Name])
+		case pool.Limit == 0:
+			p.Room = elastic.None
+		default:
+			p.Room = max(0, pool.Limit-r.virtual[e.Name])
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// roomFor counts how many more pods of a module the machines of a pool take,
+// beside those that are on their way.
+func (r *run) roomFor(a *scaler, pool *scenario.Pool, claimed resource.Vector) int {
+	want := place.Pod{Request: a.requests, Owner: a.m.key.String(), Pools: []string{pool.Name}}
+	if a.spec.Alone {
+		want.Alone = a.m.key.String()
+	}
+	fleet, n := r.fleetFor(pool, a.requests), 0
+	for i := range r.state.Machines[pool.Name] {
+		name := nodeName(pool.Name, i)
+		if fleet.Fit(want, name) != place.Fits || r.fleet.Fit(want, name) != place.Fits {
+			continue
+		}
+		free, pods, _ := fleet.Free(name)
+		fit := int64(pool.MaxPods - pods)
+		if a.spec.Alone {
+			fit = 1
+		}
+		for _, k := range resource.All {
+			if ask := a.requests[k]; ask > 0 {
+				fit = min(fit, free[k]/ask)
+			}
+		}
+		n += int(max(0, fit))
+	}
+	taken := int64(0)
+	for _, k := range resource.All {
+		if ask := a.requests[k]; ask > 0 {
+			taken = max(taken, (claimed[k]+ask-1)/ask)
+		}
+	}
+	return max(0, n-int(taken))
+}
+
+// extra is how many pods beyond the plan may be there: one while a new version
+// comes in.
+func (a *scaler) extra(r *run) int {
+	if slices.ContainsFunc(a.m.pods, func(p *pod) bool { return p.version != r.state.Modules[a.m.key].Version }) {
+		return 1
+	}
+	return 0
+}
+
+// rank is the place of a pool in the policy's order.
+func (a *scaler) rank(pool string) int {
+	return slices.IndexFunc(a.spec.Elastic.Pools, func(p scenario.ElasticPool) bool { return p.Name == pool })
+}
+
+// deletionCost is what kube/controller/leaver writes once, when a pod is bound.
+func (a *scaler) deletionCost(r *run, pool, machine string) int32 {
+	fullness := 0.0
+	if free, _, ok := r.fleet.Free(machine); ok {
+		if all := r.s.Pool(pool).Allocatable[resource.CPU]; all > 0 {
+			fullness = 1 - float64(free[resource.CPU])/float64(all)
+		}
+	}
+	return elastic.DeletionCost(max(0, a.rank(pool)), len(a.spec.Elastic.Pools), min(1, max(0, fullness)))
+}
+
+// started notes how long a replica took to start.
+func (a *scaler) started(p *pod) {
+	s := a.starts[p.pool]
+	if s == nil {
+		s = &startTimes{}
+		a.starts[p.pool] = s
+	}
+	s.add(p.readyAt.Sub(p.created))
+}
+
+// judgeOrder counts the pods that left though others should have left first.
+func (a *scaler) judgeOrder(left, stayed []*pod) {
+	of := func(pods []*pod) []elastic.Leaver {
+		var out []elastic.Leaver
+		for _, p := range pods {
+			if p.machine != "" {
+				out = append(out, elastic.Leaver{Name: p.id, Rank: max(0, a.rank(p.pool)), Ready: !p.readyAt.IsZero()})
+			}
+		}
+		return out
+	}
+	n, _ := elastic.Judge(of(left), of(stayed), false)
+	a.result.Violations += n
+}
+
+// price is what one replica costs in an hour in a pool: its share of a machine,
+// or its own price.
+func (r *run) price(pool *scenario.Pool, request resource.Vector) money.Amount {
+	capacity := pool.Capacity
+	if pool.Kind == scenario.Serverless {
+		capacity = request
+	}
+	p, err := r.book.At(pool.MachineType, capacity, r.e.Now())
+	if err != nil {
+		return 0
+	}
+	if pool.Kind == scenario.Serverless || pool.Allocatable[resource.CPU] == 0 {
+		return money.Amount(p.Effective)
+	}
+	return money.Amount(int64(p.Effective) / pool.Allocatable[resource.CPU] * request[resource.CPU])
+}
+
+// moveBack makes the next step of a replica's way from a serverless pool to
+// machines that have room.
+func (r *run) moveBack(a *scaler, d elastic.Decision, pools []elastic.Pool) {
+	if !a.spec.Elastic.ScaleIn.Return {
+		return
+	}
+	now := r.e.Now()
+	from := slices.IndexFunc(pools, func(p elastic.Pool) bool { return p.Serverless && p.Pods > 0 })
+	if from < 0 {
+		a.surge = 0
+		clear(a.room)
+		return
+	}
+	for i := range pools[:from] {
+		to := &pools[i]
+		if to.Serverless {
+			continue
+		}
+		free := a.plan[to.Name] > to.Pods || to.Room > 0 && (to.Max == elastic.None || to.Pods < to.Max)
+		if !free && a.surge == 0 {
+			delete(a.room, to.Name)
+			continue
+		}
+		if a.room[to.Name].IsZero() {
+			a.room[to.Name] = now
+		}
+		arrived := true
+		for _, p := range a.m.pods {
+			arrived = arrived && !p.readyAt.IsZero()
+		}
+		step, _ := elastic.Return(elastic.ReturnInput{
+			Now: now, PriceFrom: pools[from].Price, PriceTo: to.Price,
+			StartCost: money.Amount(float64(to.Price) * to.Start.Hours()),
+			RoomSince: a.room[to.Name], Held: d.Gate != elastic.GateNone, Surge: a.surge, NewReady: arrived,
+		})
+		switch step {
+		case elastic.ReturnSurge:
+			a.surge = 1
+			a.plan[to.Name] = max(a.plan[to.Name], to.Pods+1)
+		case elastic.ReturnWait:
+			a.plan[to.Name] = max(a.plan[to.Name], to.Pods)
+		case elastic.ReturnDrain:
+			a.surge = 0
+			a.plan[to.Name] = max(a.plan[to.Name], to.Pods)
+			a.result.Moved++
+			delete(a.room, to.Name)
+		}
+		return
+	}
+}
+
+// cutOff takes the traffic from the n replicas that leave next, and gives it back
+// to the others.
+func (r *run) cutOff(a *scaler, n int) {
+	for i, p := range r.leaving(a.m) {
+		switch cut := i < n; {
+		case cut && !p.cut:
+			r.world.SetUnready(p.id)
+		case !cut && p.cut && !p.readyAt.IsZero():
+			r.world.SetReady(p.id, r.e.Now())
+		}
+		p.cut = i < n
+	}
+}
+
+// leaving returns a module's pods in the order in which they leave.
+func (r *run) leaving(m *module) []*pod {
+	pods := slices.Clone(m.pods)
+	slices.SortStableFunc(pods, func(a, b *pod) int {
+		return cmp.Or(
+			boolCompare(!a.readyAt.IsZero(), !b.readyAt.IsZero()),
+			cmp.Compare(a.cost, b.cost),
+			b.readyAt.Compare(a.readyAt),
+			b.number-a.number,
+		)
+	})
+	return pods
+}
+
+// say writes a row of the ledger when the decision has changed.
+func (r *run) say(a *scaler, d elastic.Decision) {
+	action := "scale"
+	switch {
+	case d.Desired != a.desired:
+	case d.Gate != elastic.GateNone:
+		action = "hold"
+	default:
+		a.said = ""
+		return
+	}
+	what := fmt.Sprint(action, d.Desired, d.Gate)
+	if a.said == what {
+		return
+	}
+	a.said = what
+	inputs := map[string]string{"from": fmt.Sprint(a.desired), "to": fmt.Sprint(d.Desired), "winner": string(d.Winner)}
+	for _, c := range d.ByLayer {
+		if c.Floor != elastic.None && c.Layer != elastic.LayerBounds {
+			inputs[string(c.Layer)] = fmt.Sprint(c.Floor)
+		}
+	}
+	for _, e := range a.spec.Elastic.Pools {
+		inputs["pool "+e.Name] = fmt.Sprint(a.plan[e.Name])
+	}
+	now := r.e.Now()
+	r.result.Decisions = append(r.result.Decisions, bill.Decision{
+		ID: strings.Join([]string{"replay", now.UTC().Format(time.RFC3339Nano), action, a.m.key.String()}, "/"),
+		At: now, Actor: "scaler", Lever: "elastic", Mode: a.spec.Elastic.Mode, Action: action, Subject: a.m.key.String(), Reason: d.Reason, Inputs: inputs, Outcome: "done",
+	})
+}
+
+// A Policy is what became of a module's policy. Minutes are of the replayed time.
+type Policy struct {
+	Winners    map[string]int `json:"winners"`    // minutes that each layer decided
+	Under      int            `json:"under"`      // minutes in which more was asked than the ready replicas carry
+	Unknown    int            `json:"unknown"`    // minutes without a known load
+	Unplaced   int            `json:"unplaced"`   // most replicas without a place at once
+	Moved      int            `json:"moved"`      // replicas moved back from serverless to machines
+	Violations int            `json:"violations"` // replicas that left before those that should have
+	Skilled    bool           `json:"skilled"`    // the forecast was worth its name at the end
+}
+
+func (p *Policy) count(winner elastic.Layer, demand, carried float64) {
+	p.Winners[string(winner)]++
+	switch {
+	case math.IsNaN(demand):
+		p.Unknown++
+	case demand > carried:
+		p.Under++
+	}
+}
+
+// fleetFor is where a pod of a pool is placed: pods without a GPU see only what a
+// pool's guard leaves them.
+func (r *run) fleetFor(pool *scenario.Pool, request resource.Vector) *place.Fleet {
+	if pool.PerGPU.IsZero() || request[resource.GPU] > 0 {
+		return &r.fleet
+	}
+	return &r.spare
+}
