@@ -193,7 +193,7 @@ func TestDocumentedCommands(t *testing.T) {
 	tried := 0
 	for page, text := range documents(t) {
 		for _, code := range commandLines(text) {
-			words := strings.Fields(code)
+			words := shellWords(code)
 			switch filepath.Base(words[0]) {
 			case "neap":
 				known(t, words[1:])
@@ -213,7 +213,7 @@ func TestDocumentedCommands(t *testing.T) {
 	examples = func(c *cobra.Command) {
 		for l := range strings.Lines(strings.ReplaceAll(c.Example, "\\\n", " ")) {
 			for part := range strings.SplitSeq(l, "&&") {
-				if words := strings.Fields(strings.Split(part, "#")[0]); len(words) > 0 && words[0] == "neap" {
+				if words := shellWords(strings.Split(part, "#")[0]); len(words) > 0 && words[0] == "neap" {
 					known(t, words[1:])
 					tried++
 				}
@@ -228,6 +228,17 @@ func TestDocumentedCommands(t *testing.T) {
 		t.Errorf("only %d command lines were found", tried)
 	}
 }
+
+// shellWords splits a command line as a shell does, quotes and all.
+func shellWords(line string) []string {
+	var words []string
+	for _, w := range quoted.FindAllString(line, -1) {
+		words = append(words, strings.NewReplacer(`"`, "", "'", "").Replace(w))
+	}
+	return words
+}
+
+var quoted = regexp.MustCompile(`(?:"[^"]*"|'[^']*'|[^\s"'])+`)
 
 // commandLines returns the lines of shell blocks, and code spans that are
 // commands of neap or make.
