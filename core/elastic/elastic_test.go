@@ -205,13 +205,13 @@ func TestScaleInWaitsForTheStabilisation(t *testing.T) {
 	p.Reactive.Down.Stabilize = 5 * time.Minute
 	w := start(p, 10)
 	w.tick(12)
-	for i := range 5 {
-		if d := w.tick(3); (d.Desired == 20) != (i < 4) {
+	for i := range 6 {
+		if d := w.tick(3); (d.Desired == 20) != (i < 5) {
 			t.Fatalf("minute %d: %d, %s", i, d.Desired, d.Reason)
 		}
 	}
 	if w.d.Desired != 5 {
-		t.Errorf("after five minutes: %d, %s", w.d.Desired, w.d.Reason)
+		t.Errorf("after more than five minutes: %d, %s", w.d.Desired, w.d.Reason)
 	}
 }
 
@@ -252,11 +252,11 @@ func TestARestartTakesNothingAwayAtOnce(t *testing.T) {
 			if d := w.tick(3); d.Desired != 20 {
 				t.Fatalf("at once: %d, %s", d.Desired, d.Reason)
 			}
-			for range 5 {
+			for range 6 {
 				w.tick(3)
 			}
 			if w.d.Desired != 5 {
-				t.Errorf("five minutes later: %d, %s", w.d.Desired, w.d.Reason)
+				t.Errorf("more than five minutes later: %d, %s", w.d.Desired, w.d.Reason)
 			}
 		})
 	}

@@ -242,15 +242,16 @@ func (r Reactive) follow(in Input, h History, since time.Time, mayReturn int) fo
 }
 
 // steady bounds a raw recommendation by what was recommended before and by the
-// rates, as HPA does with spec.behavior.
+// rates, as HPA does with spec.behavior. What was said exactly so long ago counts
+// still: HPA, which asks every 15 s, keeps a minute's figure for that long too.
 func (r Reactive) steady(in Input, h History, recent []Recommendation, raw int, since time.Time, mayReturn int) int {
 	up, down := raw, raw
 	for _, rec := range recent {
 		age := in.Now.Sub(rec.At)
-		if age < r.Up.Stabilize {
+		if r.Up.Stabilize > 0 && age <= r.Up.Stabilize {
 			up = min(up, rec.Replicas)
 		}
-		if age < r.Down.Stabilize && !rec.At.Before(since) {
+		if r.Down.Stabilize > 0 && age <= r.Down.Stabilize && !rec.At.Before(since) {
 			down = max(down, min(rec.Replicas, mayReturn))
 		}
 	}
@@ -271,7 +272,7 @@ func (h History) recent(r Reactive, in Input) []Recommendation {
 	keep := max(r.Up.Stabilize, r.Down.Stabilize)
 	var recs []Recommendation
 	for _, rec := range h.Recommended {
-		if in.Now.Sub(rec.At) < keep {
+		if in.Now.Sub(rec.At) <= keep {
 			recs = append(recs, rec)
 		}
 	}

@@ -27,6 +27,7 @@ type Neap struct {
 	fitted   int // minute of the last fit
 	observed int // minutes of demand that the model knows
 	state    elastic.State
+	pods     []elastic.PodFigure
 	expected Quantiles
 	made     bool
 	periodic bool
@@ -66,7 +67,7 @@ func (n *Neap) Decide(s Seen) int {
 	}
 	in := elastic.Input{
 		Policy: policy, Now: s.Now, Current: s.Ready + s.Starting, Ready: s.Ready, State: n.state,
-		Metrics:  []elastic.Metric{{Name: "demand", At: s.Now.Add(-Delay * time.Minute), Total: s.Last(), PerReplica: Target}},
+		Metrics:  []elastic.Metric{n.use(s)},
 		Forecast: policy.Foretell(n.model, s.Now, horizon, forecast.Newsvendor(cost, 1), n.model.Skill().Reason),
 	}
 	if n.Class != nil {
@@ -81,6 +82,20 @@ func (n *Neap) Decide(s Seen) int {
 		*q, n.made = v, n.made && ok && !math.IsNaN(v)
 	}
 	return n.decision.Desired
+}
+
+// use is what the HPA sees too: how much of its capacity each ready pod uses,
+// which is all of it at most.
+func (n *Neap) use(s Seen) elastic.Metric {
+	pod := elastic.PodFigure{Value: s.Last(), Target: Target, Ready: true}
+	if s.Ready > 0 {
+		pod.Value = min(pod.Value/float64(s.Ready), 1)
+	}
+	n.pods = n.pods[:0]
+	for range s.Ready {
+		n.pods = append(n.pods, pod)
+	}
+	return elastic.Metric{Name: "use", At: s.Now.Add(-Delay * time.Minute), Total: s.Last(), PerReplica: Target, Pods: n.pods}
 }
 
 // Forecast implements [Forecaster].
