@@ -215,6 +215,7 @@ type Input struct {
 type Decision struct {
 	Desired int     // what to ask for
 	Wanted  int     // what the layers want, before the gates of scale-in
+	Soon    int     // the most that is known to be wanted within ScaleIn.HoldIfNeededWithin
 	Winner  Layer   // who decided Desired
 	Name    string  // the winner's entry, if it has one
 	Reason  string  // one sentence
@@ -257,7 +258,7 @@ func Decide(in Input) Decision {
 
 	// 3. The highest floor, below the caps.
 	won, hardCap := settle(claims)
-	d := Decision{Desired: won.Floor, Wanted: won.Floor, Winner: won.Layer, Name: won.Name, ByLayer: claims}
+	d := Decision{Desired: won.Floor, Wanted: won.Floor, Soon: min(in.soon(), hardCap), Winner: won.Layer, Name: won.Name, ByLayer: claims}
 
 	// 4. Nothing goes but what the gates let go. A person's pin and hard caps are
 	// not asked to wait.

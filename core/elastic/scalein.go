@@ -121,8 +121,8 @@ func (d *Decision) leave(in Input, before State, seen sight, hardCap int, next *
 
 	// 3. What stays for a need that is known, and what may go at once.
 	target := d.Wanted
-	if soon := min(in.soon(), hardCap); soon > target {
-		target = min(soon, current)
+	if d.Soon > target {
+		target = min(d.Soon, current)
 		d.Gate = GateSoon
 	}
 	changes := before.Reactive.Changes
