@@ -21,12 +21,12 @@ import (
 // answer at all is unknown without an error, for nothing may have been measured.
 func Ask(ctx context.Context, source metrics.Source, m convert.Module, from, to time.Time) (bill.Load, error) {
 	l := bill.Load{Module: m.Key, Requests: -1}
-	requests, err1 := one(ctx, source, m.LoadQuery, from, to)
+	requests, err1 := One(ctx, source, m.LoadQuery, from, to)
 	if requests >= 0 && requests < 1e18 {
 		l.Requests = int64(math.Round(requests))
 	}
-	success, err2 := one(ctx, source, m.SuccessQuery, from, to)
-	p99, err3 := one(ctx, source, m.P99Query, from, to)
+	success, err2 := One(ctx, source, m.SuccessQuery, from, to)
+	p99, err3 := One(ctx, source, m.P99Query, from, to)
 	v := quality.Guard{SuccessMicros: m.SuccessMicros, P99: m.P99}.Judge(quality.Observation{At: to, Success: success, P99: p99})
 	if v.Status != quality.Unknown {
 		l.Known, l.Met = true, v.Status == quality.Met
@@ -35,8 +35,8 @@ func Ask(ctx context.Context, source metrics.Source, m convert.Module, from, to 
 	return l, errors.Join(err1, err2, err3)
 }
 
-// one returns the one value that query yields over [from, to), NaN if it yields none.
-func one(ctx context.Context, source metrics.Source, query string, from, to time.Time) (float64, error) {
+// One returns the one value that query yields over [from, to), NaN if it yields none.
+func One(ctx context.Context, source metrics.Source, query string, from, to time.Time) (float64, error) {
 	if query == "" {
 		return math.NaN(), nil
 	}
