@@ -69,13 +69,16 @@ type Fleet struct {
 	world   *world.World
 	modules map[moduleName]*scenario.Module
 	nodes   map[string]int64 // rating in milli-NCU a core, by name
-	known   map[types.UID]*known
-	waiting map[string]map[types.UID]*corev1.Pod // bound to a node that is not known yet
-	last    time.Time                            // end of the last step
-	step    time.Duration
-	export  export
-	view    View
-	gone    func(types.UID) // set by Start
+	// providers sell the pools that have one; nodePools are the pools of nodes.
+	providers map[string]*provider
+	nodePools map[string]string
+	known     map[types.UID]*known
+	waiting   map[string]map[types.UID]*corev1.Pod // bound to a node that is not known yet
+	last      time.Time                            // end of the last step
+	step      time.Duration
+	export    export
+	view      View
+	gone      func(types.UID) // set by Start
 }
 
 type moduleName struct{ namespace, name string }
@@ -89,10 +92,11 @@ type known struct {
 // New returns a fleet without machines.
 func New(o Options) *Fleet {
 	f := &Fleet{
-		opts:    o,
-		world:   world.New(o.Scenario.Modules),
-		modules: map[moduleName]*scenario.Module{},
-		nodes:   map[string]int64{},
+		opts:      o,
+		world:     world.New(o.Scenario.Modules),
+		modules:   map[moduleName]*scenario.Module{},
+		nodes:     map[string]int64{},
+		providers: map[string]*provider{}, nodePools: map[string]string{},
 		known:   map[types.UID]*known{},
 		waiting: map[string]map[types.UID]*corev1.Pod{},
 		step:    min(max(time.Duration(o.Clock.Speed()*float64(time.Second)), shortestStep), longestStep),
@@ -101,6 +105,11 @@ func New(o Options) *Fleet {
 	for i := range o.Scenario.Modules {
 		m := &o.Scenario.Modules[i]
 		f.modules[moduleName{m.Namespace, m.Name}] = m
+	}
+	for i := range o.Scenario.Pools {
+		if p := &o.Scenario.Pools[i]; p.Provider != nil {
+			f.providers[p.Name] = newProvider(p.Provider)
+		}
 	}
 	f.export.init(o.Scenario.Modules)
 	return f
@@ -201,7 +210,7 @@ func (f *Fleet) putNode(n *corev1.Node) {
 		m.Serverless = m.Serverless || t.Key == v1alpha1.TaintServerless
 	}
 	f.world.AddMachine(m)
-	f.nodes[n.Name] = m.RatingMillis
+	f.nodes[n.Name], f.nodePools[n.Name] = m.RatingMillis, m.Pool
 	for _, p := range f.waiting[n.Name] {
 		f.put(p)
 	}
@@ -213,6 +222,7 @@ func (f *Fleet) dropNode(name string) {
 	defer f.mu.Unlock()
 	f.world.RemoveMachine(name)
 	delete(f.nodes, name)
+	delete(f.nodePools, name)
 	delete(f.waiting, name)
 }
 
@@ -237,7 +247,11 @@ func (f *Fleet) put(p *corev1.Pod) {
 	}
 	id := string(p.UID)
 	k := f.known[p.UID]
+	seller := f.provider(p.Spec.NodeName)
 	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+		if seller != nil {
+			seller.leave(p.UID, f.now())
+		}
 		if k != nil {
 			end := f.now()
 			if life, ok := convert.SimulatedLife(p); ok && k.from.Add(life).Before(end) {
@@ -262,6 +276,9 @@ func (f *Fleet) put(p *corev1.Pod) {
 		f.world.Resize(id, requests, limits)
 	}
 	ready := p.DeletionTimestamp == nil && isReady(p)
+	if seller != nil && ready {
+		seller.hold(p, cpu(p))
+	}
 	switch {
 	case ready && !k.ready:
 		f.world.SetReady(id, f.when(p, ReadyAtAnnotation))
@@ -277,6 +294,9 @@ func (f *Fleet) dropPod(p *corev1.Pod) {
 	defer f.mu.Unlock()
 	if w := f.waiting[p.Spec.NodeName]; w != nil {
 		delete(w, p.UID)
+	}
+	if seller := f.provider(p.Spec.NodeName); seller != nil {
+		seller.leave(p.UID, f.now())
 	}
 	if f.known[p.UID] != nil {
 		f.world.RemovePod(string(p.UID), f.now())
@@ -305,20 +325,24 @@ func (f *Fleet) Durations() Durations {
 		return f.module(p)
 	}
 	return Durations{
+		Refuse: f.refuse,
 		Start: func(p *corev1.Pod) time.Duration {
 			m := spec(p)
+			if m != nil && f.opts.Warm && !f.runs.Load() {
+				return 0
+			}
+			if took, ok := f.sandbox(p); ok {
+				return took
+			}
 			if m == nil {
 				return time.Second
-			}
-			if f.opts.Warm && !f.runs.Load() {
-				return 0
 			}
 			return m.Start.Draw(f.dice(p, 1).Float64).AfterBound()
 		},
 		Run: func(p *corev1.Pod) time.Duration {
 			m := spec(p)
 			if m == nil || m.Work == nil {
-				return 0
+				return work(p)
 			}
 			// A faster core does the same work in less time.
 			return m.Work.RunTime.At(f.dice(p, 2).Float64()) * 1000 / time.Duration(f.rating(p.Spec.NodeName))

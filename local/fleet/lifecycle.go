@@ -12,7 +12,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
 
 	"sigs.k8s.io/kwok/pkg/apis/internalversion"
@@ -57,6 +60,16 @@ type Lifecycle struct {
 	day    Day
 	table  timetable
 	kwok   *controllers.Controller
+
+	refusals sync.Map // UID → refused
+	events   record.EventBroadcaster
+	recorder record.EventRecorder
+}
+
+// refused is a pod and why its provider does not create it.
+type refused struct {
+	pod *corev1.Pod
+	why string
 }
 
 // LifecycleOptions say how pods live. Client and Day are required.
@@ -79,7 +92,7 @@ var lastID atomic.Int64
 func init() {
 	cel.DefaultFuncs["NeapIs"] = []any{func(pod *corev1.Pod, id, stage string) bool {
 		l, ok := lifecycles.Load(id)
-		return ok && next(pod) == Stage(stage) && !l.(*Lifecycle).table.playing(pod.UID, Stage(stage))
+		return ok && l.(*Lifecycle).stage(pod) == Stage(stage) && !l.(*Lifecycle).table.playing(pod.UID, Stage(stage))
 	}}
 	cel.DefaultFuncs["NeapDelay"] = []any{func(pod *corev1.Pod, id, stage string) time.Duration {
 		l, ok := lifecycles.Load(id)
@@ -103,6 +116,9 @@ func StartLifecycle(ctx context.Context, o LifecycleOptions) (*Lifecycle, error)
 		table:  timetable{durations: o.Durations, pods: map[types.UID]due{}, sent: map[sending]time.Time{}},
 	}
 	lifecycles.Store(l.id, l)
+	l.events = record.NewBroadcaster()
+	l.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: o.Client.CoreV1().Events("")})
+	l.recorder = l.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "virtual-node-simulated"})
 	var err error
 	l.kwok, err = controllers.NewController(controllers.Config{
 		Clock:                        clock.RealClock{},
@@ -128,6 +144,15 @@ func StartLifecycle(ctx context.Context, o LifecycleOptions) (*Lifecycle, error)
 			"Plays": func(uid, stage string) string {
 				return l.table.played(types.UID(uid), Stage(stage), l.day.Now()).UTC().Format(time.RFC3339Nano)
 			},
+			// Refuses says that a refusal is written now, and returns it.
+			"Refuses": func(uid string) string {
+				r, ok := l.refusals.Load(types.UID(uid))
+				if !ok {
+					return ""
+				}
+				l.recorder.Event(r.(refused).pod, corev1.EventTypeWarning, "ProviderCreateFailed", r.(refused).why)
+				return r.(refused).why
+			},
 			// Life is how long a pod takes from its binding until it is done; "" if
 			// its binding was not seen.
 			"Life": func(uid string) string {
@@ -149,13 +174,36 @@ func StartLifecycle(ctx context.Context, o LifecycleOptions) (*Lifecycle, error)
 }
 
 // Forget drops what is kept of a pod that is gone.
-func (l *Lifecycle) Forget(uid types.UID) { l.table.forget(uid) }
+func (l *Lifecycle) Forget(uid types.UID) {
+	l.table.forget(uid)
+	l.refusals.Delete(uid)
+}
 
 // Close frees the lifecycle. The context of StartLifecycle must be done.
-func (l *Lifecycle) Close() { lifecycles.Delete(l.id) }
+func (l *Lifecycle) Close() {
+	lifecycles.Delete(l.id)
+	l.events.Shutdown()
+}
+
+// stage returns what happens to a pod next.
+func (l *Lifecycle) stage(pod *corev1.Pod) Stage {
+	s := next(pod)
+	if s != Ready || l.table.durations.Refuse == nil {
+		return s
+	}
+	why := l.table.durations.Refuse(pod)
+	if why == "" {
+		return Ready
+	}
+	l.refusals.Store(pod.UID, refused{pod, why})
+	return Refused
+}
 
 // delay returns how long the wall has to wait for a stage of a pod.
 func (l *Lifecycle) delay(pod *corev1.Pod, stage Stage) time.Duration {
+	if stage == Refused && pod.Status.Reason == providerFailed {
+		return l.day.Wall(retryAfter)
+	}
 	now := l.day.Now()
 	return max(0, l.day.Wall(l.table.at(pod, stage, now).Sub(now)))
 }
@@ -181,6 +229,7 @@ func (l *Lifecycle) podStages() []*internalversion.Stage {
 	}
 	return []*internalversion.Stage{
 		stage(Ready, status(readyTemplate)),
+		stage(Refused, status(refusedTemplate)),
 		stage(Resized, status(resizedTemplate)),
 		stage(Complete, status(completeTemplate)),
 		stage(Gone, internalversion.StageStep{Delete: true}),
@@ -237,6 +286,10 @@ metadata:
     neap.dev/simulated-ready-at: {{ Plays .metadata.uid "ready" | Quote }}
 status:
   phase: Running
+  {{ if .status.reason }}
+  reason: null
+  message: null
+  {{ end }}
   startTime: {{ $now | Quote }}
   conditions:
   - {type: Initialized, status: "True", lastTransitionTime: {{ $now | Quote }}}
@@ -260,6 +313,21 @@ status:
   podIP: {{ $ip | Quote }}
   podIPs:
   - {ip: {{ $ip | Quote }}}
+`
+
+// providerFailed is the reason that virtual-kubelet gives a pod that its provider
+// did not create. Like it, one that must not be restarted has failed for good.
+const providerFailed = "ProviderFailed"
+
+const refusedTemplate = `
+metadata:
+  annotations:
+    neap.dev/simulated: "true"
+    neap.dev/simulated-refused-at: {{ Now | Quote }}
+status:
+  phase: {{ if eq .spec.restartPolicy "Never" }}Failed{{ else }}Pending{{ end }}
+  reason: ProviderFailed
+  message: {{ Refuses .metadata.uid | Quote }}
 `
 
 // resizedTemplate says that the machine gave the pod what it asks for now. A

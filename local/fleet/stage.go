@@ -17,6 +17,7 @@ type Stage string
 const (
 	None     Stage = ""         // nothing until somebody changes the pod
 	Ready    Stage = "ready"    // it starts, and all its containers become ready
+	Refused  Stage = "refused"  // instead: its provider does not create it
 	Resized  Stage = "resized"  // its machine gives it what it asks for now
 	Complete Stage = "complete" // its work is done; only pods of Jobs
 	Gone     Stage = "gone"     // it was deleted and leaves the machine
@@ -28,6 +29,9 @@ const bound Stage = "bound"
 // Durations say how long the stages of a pod take, in simulated time. They are
 // asked once a pod.
 type Durations struct {
+	// Refuse says why a bound pod is not created, "" if it is. It is asked more
+	// than once. nil creates all.
+	Refuse func(*corev1.Pod) string
 	// Start is from the pod's binding until it is ready. nil means at once.
 	Start func(*corev1.Pod) time.Duration
 	// Run is from there until a Job's pod is done. nil means at once.

@@ -325,6 +325,7 @@ func resourcePool(p *scenario.Pool) *v1alpha1.ResourcePool {
 	}
 	if p.Kind == scenario.Serverless {
 		rp.Spec.MachineType = p.MachineType
+		provide(&rp.Spec, p.Provider)
 		return rp
 	}
 	if p.Limit > 0 {
@@ -340,6 +341,27 @@ func resourcePool(p *scenario.Pool) *v1alpha1.ResourcePool {
 		rp.Spec.Spare = &v1alpha1.Spare{PerMachine: &spare}
 	}
 	return rp
+}
+
+// provide declares what the provider of a serverless pool allows.
+func provide(to *v1alpha1.ResourcePoolSpec, p *scenario.Provider) {
+	if p == nil {
+		return
+	}
+	if p.Quota > 0 {
+		to.Limit = &v1alpha1.PoolLimit{Amounts: amounts(resource.Vector{resource.CPU: p.Quota})}
+	}
+	var limits v1alpha1.ServerlessLimits
+	if !p.MaxPod.IsZero() {
+		most := amounts(p.MaxPod)
+		limits.MaxPod = &most
+	}
+	if p.PerSecond > 0 {
+		limits.Creation = &v1alpha1.CreationRate{PerSecond: int32(p.PerSecond), Burst: int32(p.Burst)}
+	}
+	if limits != (v1alpha1.ServerlessLimits{}) {
+		to.Serverless = &limits
+	}
 }
 
 func module(m *scenario.Module) *v1alpha1.Module {
