@@ -90,8 +90,13 @@ func (s Session) before(o Session) int {
 // has none. It does not change.
 type Timetable struct {
 	sessions []Session
+	classes  []Session // the same, with those joined that go on
 	longest  time.Duration
 }
+
+// pause is the longest break within one class: lessons of the same course in the
+// same room with no more between them are one, whose people arrive once.
+const pause = 15 * time.Minute
 
 // New makes a timetable of the sessions. Those that do not end after they start
 // are left out.
@@ -100,10 +105,26 @@ func New(sessions []Session) Timetable {
 	for _, s := range sessions {
 		if s.End.After(s.Start) {
 			t.sessions = append(t.sessions, s)
-			t.longest = max(t.longest, s.End.Sub(s.Start))
 		}
 	}
 	slices.SortFunc(t.sessions, Session.before)
+	type place struct{ course, room string }
+	last := map[place]int{}
+	for _, s := range t.sessions {
+		p := place{s.Course, s.Room}
+		if i, ok := last[p]; ok {
+			c := &t.classes[i]
+			if gap := s.Start.Sub(c.End); gap >= 0 && gap <= pause && slices.Equal(c.Modules, s.Modules) {
+				c.End, c.Enrolled = s.End, max(c.Enrolled, s.Enrolled)
+				continue
+			}
+		}
+		last[p] = len(t.classes)
+		t.classes = append(t.classes, s)
+	}
+	for _, c := range t.classes {
+		t.longest = max(t.longest, c.End.Sub(c.Start))
+	}
 	return t
 }
 
@@ -111,14 +132,15 @@ func New(sessions []Session) Timetable {
 // not change them.
 func (t Timetable) Sessions() []Session { return t.sessions }
 
-// Between returns the sessions whose time, with the given stretch before the
+// Between returns the classes whose time, with the given stretch before the
 // start and after the end, meets [from, to), in the order of their starts.
+// Sessions that follow each other as one class are one.
 func (t Timetable) Between(from, to time.Time, before, after time.Duration) []Session {
-	first, _ := slices.BinarySearchFunc(t.sessions, from.Add(-t.longest-after), func(s Session, at time.Time) int {
+	first, _ := slices.BinarySearchFunc(t.classes, from.Add(-t.longest-after), func(s Session, at time.Time) int {
 		return s.Start.Compare(at)
 	})
 	var out []Session
-	for _, s := range t.sessions[first:] {
+	for _, s := range t.classes[first:] {
 		if !s.Start.Add(-before).Before(to) {
 			break
 		}

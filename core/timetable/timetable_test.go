@@ -217,6 +217,36 @@ func TestLearnPerRoom(t *testing.T) {
 	}
 }
 
+func TestLessonsThatFollowEachOtherAreOneClass(t *testing.T) {
+	later := func(s Session, d time.Duration) Session {
+		s.Start, s.End = s.Start.Add(d), s.End.Add(d)
+		return s
+	}
+	elsewhere := class("ALG", 1, 100)
+	elsewhere.Room = "B"
+	cases := map[string]struct {
+		second Session
+		want   int
+	}{
+		"a double lesson":                    {class("ALG", 1, 100), 1},
+		"a double lesson with a break":       {later(class("ALG", 1, 100), 10*time.Minute), 1},
+		"the next hour belongs to another":   {class("BIO", 1, 100), 2},
+		"the course goes on in another room": {elsewhere, 2},
+		"half an hour lies between":          {later(class("ALG", 1, 100), 30*time.Minute), 2},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			table := New([]Session{tc.second, class("ALG", 0, 80)})
+			if got := table.Between(monday, monday.Add(3*time.Hour), 0, 0); len(got) != tc.want {
+				t.Errorf("%d classes, want %d", len(got), tc.want)
+			}
+			if len(table.Sessions()) != 2 {
+				t.Errorf("%d sessions, want 2", len(table.Sessions()))
+			}
+		})
+	}
+}
+
 func TestCompare(t *testing.T) {
 	alg, bio := class("ALG", 0, 100), class("BIO", 2, 60)
 	alg.ID, bio.ID = "a", "b"
