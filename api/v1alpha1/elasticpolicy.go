@@ -491,6 +491,11 @@ type ElasticPolicyStatus struct {
 	// +optional
 	Desired int32 `json:"desired"`
 
+	// Soon is the most replicas that the clock, the classes and the forecast are
+	// known to want within scaleIn.holdIfNeededWithin.
+	// +optional
+	Soon int32 `json:"soon,omitempty"`
+
 	// Winner is the layer that decided.
 	// +optional
 	Winner string `json:"winner,omitempty"`
@@ -532,7 +537,7 @@ type ElasticPolicyStatus struct {
 	Violations int64 `json:"violations,omitempty"`
 
 	// Conditions: Ready, TargetFound, SoleOwner, MetricsFresh, ForecastSkilled,
-	// ScaleInAllowed.
+	// ScaleInAllowed, OrderKept.
 	// +listType=map
 	// +listMapKey=type
 	// +optional

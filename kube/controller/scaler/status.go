@@ -50,6 +50,7 @@ func statusOf(seen *observation, said verdict, st *state) v1alpha1.ElasticPolicy
 		out.DecidedAt = ptr.To(metav1.NewTime(seen.Now))
 	}
 	out.Current, out.Ready, out.Desired = int32(seen.Current), int32(seen.Ready), int32(said.Desired)
+	out.Soon = int32(said.Soon)
 	out.Winner, out.Reason = string(said.Winner), reason
 	out.Layers = layers(said.ByLayer)
 	if out.Selector = ""; seen.target.scale != nil {
