@@ -49,6 +49,10 @@ const (
 	// GateBurst is the scheduling gate at which pods of the job class wait for
 	// their turn.
 	GateBurst = "neap.dev/burst"
+	// ReadinessServing is the readiness gate by which Neap cuts a pod off from
+	// traffic before it is deleted. Admission gives it to the pods of
+	// ElasticPolicies that watch what they cut off.
+	ReadinessServing = "neap.dev/serving"
 	// AnnotationPause is "true" on an ElasticPolicy, or on its target, that Neap
 	// must leave alone for now.
 	AnnotationPause = "neap.dev/pause"
@@ -85,4 +89,7 @@ const (
 	ConditionForecastSkilled = "ForecastSkilled"
 	// ConditionScaleInAllowed says whether replicas may go now, and if not why.
 	ConditionScaleInAllowed = "ScaleInAllowed"
+	// ConditionOrderKept says whether replicas leave in the order of the pools,
+	// and if not why.
+	ConditionOrderKept = "OrderKept"
 )

@@ -261,12 +261,15 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-// TrimPod drops what this package does not read, in place: most of a pod's size
+// TrimPod drops what this package and the leaver do not read, in place: most of a pod's size
 // is environment, mounts, probes and managed fields.
 func TrimPod(pod *corev1.Pod) {
 	pod.ManagedFields, pod.Finalizers = nil, nil
 	for k := range pod.Annotations {
-		if k != "karpenter.sh/do-not-disrupt" && k != "cluster-autoscaler.kubernetes.io/safe-to-evict" && k != v1alpha1.AnnotationSimulatedLife {
+		switch k {
+		case "karpenter.sh/do-not-disrupt", "cluster-autoscaler.kubernetes.io/safe-to-evict", v1alpha1.AnnotationSimulatedLife,
+			corev1.PodDeletionCost:
+		default:
 			delete(pod.Annotations, k)
 		}
 	}
@@ -274,6 +277,7 @@ func TrimPod(pod *corev1.Pod) {
 	pod.Spec = corev1.PodSpec{
 		NodeName: s.NodeName, NodeSelector: s.NodeSelector, Affinity: s.Affinity,
 		TopologySpreadConstraints: s.TopologySpreadConstraints,
+		ReadinessGates:            s.ReadinessGates,
 		Overhead:                  s.Overhead, Resources: s.Resources,
 		Containers: trimContainers(s.Containers), InitContainers: trimContainers(s.InitContainers),
 	}
@@ -289,7 +293,8 @@ func TrimPod(pod *corev1.Pod) {
 		ContainerStatuses: trimStatuses(st.ContainerStatuses), InitContainerStatuses: trimStatuses(st.InitContainerStatuses),
 	}
 	for _, c := range st.Conditions {
-		if c.Type == corev1.PodScheduled || c.Type == corev1.PodReady || c.Type == corev1.PodResizePending {
+		switch c.Type {
+		case corev1.PodScheduled, corev1.PodReady, corev1.PodResizePending, corev1.DisruptionTarget, v1alpha1.ReadinessServing:
 			c.Message = ""
 			pod.Status.Conditions = append(pod.Status.Conditions, c)
 		}
