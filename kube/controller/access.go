@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -37,6 +38,17 @@ var Permissions = []Permission{
 	{Group: "neap.dev", Resource: "machinetypes/status", Verbs: []string{"patch"}},
 	{Group: "neap.dev", Resource: "resourcepools/status", Verbs: []string{"patch"}},
 	{Group: "neap.dev", Resource: "modules/status", Verbs: []string{"patch"}},
+	{Group: "neap.dev", Resource: "elasticpolicies", Verbs: read},
+	{Group: "neap.dev", Resource: "elasticpolicies/status", Verbs: []string{"patch"}},
+	{Group: "neap.dev", Resource: "timetables", Verbs: read},
+	{Group: "neap.dev", Resource: "holidaycalendars", Verbs: read},
+	{Group: "autoscaling", Resource: "horizontalpodautoscalers", Verbs: read},
+	{Group: "apps", Resource: "deployments/scale", Verbs: []string{"get", "update"}, Optional: "no ElasticPolicy can scale a Deployment"},
+	{Group: "apps", Resource: "statefulsets/scale", Verbs: []string{"get", "update"}, Optional: "no ElasticPolicy can scale a StatefulSet"},
+	{Group: "keda.sh", Resource: "scaledobjects", Verbs: []string{"list"}, Optional: "a ScaledObject on the target of an ElasticPolicy goes unseen"},
+	{Group: "autoscaling.alibabacloud.com", Resource: "cronhorizontalpodautoscalers", Verbs: []string{"list"}, Optional: "a CronHPA on the target of an ElasticPolicy goes unseen"},
+	{Group: "autoscaling.crane.io", Resource: "effectivehorizontalpodautoscalers", Verbs: []string{"list"}, Optional: "an EHPA on the target of an ElasticPolicy goes unseen"},
+	{Group: "autoscaling.kapacitystack.io", Resource: "intelligenthorizontalpodautoscalers", Verbs: []string{"list"}, Optional: "an IHPA on the target of an ElasticPolicy goes unseen"},
 	{Group: "apps", Resource: "replicasets", Verbs: read, Optional: "pods of kinds other than Deployment that use ReplicaSets are billed under their ReplicaSet"},
 	{Group: "batch", Resource: "jobs", Verbs: read, Optional: "pods of Jobs are billed under a CronJob only where the Job's name tells it"},
 	{Group: "apps", Resource: "deployments", Verbs: []string{"get"}, Optional: "a Module's status cannot tell that its Deployment does not exist"},
@@ -45,7 +57,7 @@ var Permissions = []Permission{
 	{Group: "batch", Resource: "cronjobs", Verbs: []string{"get"}, Optional: "a Module's status cannot tell that its CronJob does not exist"},
 }
 
-var versions = map[string]string{"": "v1", "apps": "v1", "batch": "v1", v1alpha1.GroupVersion.Group: v1alpha1.GroupVersion.Version}
+var versions = map[string]string{"": "v1", "apps": "v1", "batch": "v1", "autoscaling": "v2", v1alpha1.GroupVersion.Group: v1alpha1.GroupVersion.Version}
 
 // access is what the API server lets us read.
 type access struct {
@@ -61,7 +73,7 @@ func check(ctx context.Context, cfg *rest.Config, warn func(error, string)) (acc
 		return a, fmt.Errorf("connect to the API server: %w", err)
 	}
 	for _, p := range Permissions {
-		if len(p.Verbs) < 2 { // statuses and single workloads show by themselves
+		if !slices.Contains(p.Verbs, "watch") { // statuses and single workloads show by themselves
 			continue
 		}
 		gvr := schema.GroupVersionResource{Group: p.Group, Version: versions[p.Group], Resource: p.Resource}

@@ -40,9 +40,11 @@ func NewCommand(page func(*store.Store, metrics.Source) http.Handler) *cobra.Com
 	var f Flags
 	cmd := &cobra.Command{
 		Use:   "neap-controller",
-		Short: "Watch a cluster, bill it hour by hour, and say so in every status",
+		Short: "Watch a cluster, bill it hour by hour, and scale what ElasticPolicies name",
 		Long: `neap-controller watches a cluster and closes its bill hour by hour into a store.
-It writes nothing in the cluster but the status of Neap's own objects.
+Every minute it decides how many replicas the workloads of ElasticPolicies have.
+It writes nothing in the cluster but the status of Neap's own objects and, where
+an ElasticPolicy is in mode Auto, the /scale of its target.
 
 It needs a directory that outlives it (--store). With --prometheus it knows what
 pods used; without, all use is estimated as what was requested.`,
@@ -125,7 +127,7 @@ func (f Flags) run(ctx context.Context, log *slog.Logger, page func(*store.Store
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 	if c, err = New(Options{
-		RESTConfig: cfg, Store: s, Metrics: source, Currency: f.Currency, Grace: f.Grace,
+		RESTConfig: cfg, Store: s, Ledger: s, Metrics: source, Currency: f.Currency, Grace: f.Grace,
 		LeaderElection: f.LeaderElect, Namespace: f.Namespace,
 		MetricsAddress: f.MetricsAddress, HealthAddress: f.HealthAddress, Log: log,
 	}); err != nil {

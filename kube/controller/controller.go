@@ -14,8 +14,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/dynamic"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/scale"
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
@@ -27,6 +30,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
@@ -39,6 +43,7 @@ import (
 	"github.com/neap-dev/neap/kube/controller/biller"
 	"github.com/neap-dev/neap/kube/controller/modulestatus"
 	"github.com/neap-dev/neap/kube/controller/poolstatus"
+	"github.com/neap-dev/neap/kube/controller/scaler"
 	"github.com/neap-dev/neap/kube/controller/typestatus"
 	"github.com/neap-dev/neap/kube/convert"
 	"github.com/neap-dev/neap/metrics"
@@ -57,6 +62,11 @@ type Options struct {
 	Times biller.Times
 	// Metrics tell use, load and quality; nil means that all use is estimated.
 	Metrics metrics.Source
+	// Ledger keeps the decisions of the scaler; nil keeps none.
+	Ledger scaler.Ledger
+	// Decided is called after each minute's decisions on replicas; nil is not
+	// called. WriteMetrics of Controller.Scaler then has them.
+	Decided func(at time.Time)
 	// Currency and Grace are those of biller.Options.
 	Currency string
 	Grace    time.Duration
@@ -73,10 +83,12 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// A Controller watches a cluster, bills it and writes statuses.
+// A Controller watches a cluster, bills it, scales it and writes statuses.
 type Controller struct {
 	// Biller has the bill: Provisional, Last, Hour. Before Run it knows nothing.
 	Biller *biller.Biller
+	// Scaler decides how many replicas workloads have; nil before Run.
+	Scaler *scaler.Scaler
 
 	o      Options
 	log    *slog.Logger
@@ -134,7 +146,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	setLogger.Do(func() { ctrllog.SetLogger(c.quiet()) })
 	cfg := rest.CopyConfig(c.o.RESTConfig)
 	if cfg.QPS == 0 {
-		cfg.QPS, cfg.Burst = 100, 200 // a closed hour is written into every status at once
+		cfg.QPS, cfg.Burst = 400, 800 // a closed hour is written into every status at once, a minute reads every target
 	}
 	cfg.UserAgent = cmp.Or(cfg.UserAgent, "neap-controller")
 	allowed, err := check(ctx, cfg, func(err error, lost string) {
@@ -153,6 +165,9 @@ func (c *Controller) Run(ctx context.Context) error {
 	hour, nodes, err := c.statuses(mgr)
 	if err != nil {
 		return err
+	}
+	if err := c.scaling(cfg, mgr); err != nil {
+		return fmt.Errorf("controller: %w", err)
 	}
 	err = mgr.Add(leaderRunnable(func(ctx context.Context) error {
 		if err := c.Biller.Restore(ctx); err != nil {
@@ -183,6 +198,37 @@ func (c *Controller) Run(ctx context.Context) error {
 		return fmt.Errorf("controller: %w", err)
 	}
 	return nil
+}
+
+// scaling sets up the scaler.
+func (c *Controller) scaling(cfg *rest.Config, mgr ctrl.Manager) error {
+	kinds, err := discovery.NewDiscoveryClientForConfig(cfg)
+	if err != nil {
+		return err
+	}
+	scales, err := scale.NewForConfig(rest.CopyConfig(cfg), mgr.GetRESTMapper(), dynamic.LegacyAPIPathResolverFunc, scale.NewDiscoveryScaleKindResolver(kinds))
+	if err != nil {
+		return err
+	}
+	c.Scaler, err = scaler.New(scaler.Options{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Scales: scales, Mapper: mgr.GetRESTMapper(),
+		Clock: c.o.Clock, Observed: c.o.Times == biller.Observed, Metrics: c.o.Metrics, Ledger: c.o.Ledger, Decided: c.o.Decided, Log: c.o.Log,
+	})
+	if err != nil {
+		return err
+	}
+	return mgr.Add(leaderRunnable(func(ctx context.Context) error {
+		// Of several in one process (tests) the first is shown.
+		if figures := c.Scaler.Collector(); ctrlmetrics.Registry.Register(figures) == nil {
+			defer ctrlmetrics.Registry.Unregister(figures)
+		}
+		select { // pods must be known before anything is decided on them
+		case <-c.synced:
+		case <-ctx.Done():
+			return nil
+		}
+		return c.Scaler.Run(ctx)
+	}))
 }
 
 // leaderRunnable is work that only the leader does.
@@ -424,7 +470,19 @@ func (c *Controller) watch(ctx context.Context, informers cache.Cache, allowed a
 				}
 			},
 		}}},
-		{{&corev1.Pod{}, handler(b.Pod, b.PodGone)}},
+		{{&corev1.Pod{}, handler(
+			func(p *corev1.Pod) { b.Pod(p); c.Scaler.Pod(p) },
+			func(p *corev1.Pod) { b.PodGone(p); c.Scaler.PodGone(p) },
+		)}},
+		{{&v1alpha1.ElasticPolicy{}, toolscache.ResourceEventHandlerFuncs{
+			AddFunc: func(obj any) { c.Scaler.Policy(obj.(*v1alpha1.ElasticPolicy)) },
+			UpdateFunc: func(before, obj any) {
+				was, is := before.(*v1alpha1.ElasticPolicy), obj.(*v1alpha1.ElasticPolicy)
+				if was.Generation != is.Generation || was.Annotations[v1alpha1.AnnotationPause] != is.Annotations[v1alpha1.AnnotationPause] {
+					c.Scaler.Policy(is)
+				}
+			},
+		}}},
 	}
 	for _, step := range steps {
 		var regs []toolscache.InformerSynced
