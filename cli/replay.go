@@ -98,7 +98,7 @@ met, and the decisions.`,
 			})
 		},
 	}
-	cmd.AddCommand(newReplayGPUCommand(), newReplayElasticCommand())
+	cmd.AddCommand(newReplayGPUCommand(), newReplayElasticCommand(), newReplayTimetableCommand())
 	f := cmd.Flags()
 	f.StringVar(&dir, "series-dir", "", "play the recorded series in this folder instead of generated load")
 	f.StringVar(&store, "store", "", "keep the facts in this store, for neap bill --store")

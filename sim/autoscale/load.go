@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"slices"
@@ -57,40 +58,75 @@ func ReadFile(path string) (*Series, error) {
 // there is none, the first other column; where it is empty or NaN nothing is
 // known. Anything else that is no number is an error that names the line.
 func Read(r io.Reader, name string) (*Series, error) {
+	points, err := readPoints(r, name, false)
+	if err != nil {
+		return nil, err
+	}
+	return Grid(name, points[""])
+}
+
+// ReadRooms reads one series for each value of the column room; see [Read].
+func ReadRooms(r io.Reader, name string) (map[string]*Series, error) {
+	points, err := readPoints(r, name, true)
+	if err != nil {
+		return nil, err
+	}
+	rooms := map[string]*Series{}
+	for _, room := range slices.Sorted(maps.Keys(points)) {
+		if rooms[room], err = Grid(fmt.Sprintf("%s, room %q", name, room), points[room]); err != nil {
+			return nil, err
+		}
+	}
+	return rooms, nil
+}
+
+// readPoints reads points, by the column room if there are rooms.
+func readPoints(r io.Reader, name string, rooms bool) (map[string][]Sample, error) {
 	in := csv.NewReader(bufio.NewReaderSize(r, 1<<16))
 	in.ReuseRecord = true
-	in.FieldsPerRecord = -1
+	in.FieldsPerRecord = -1 // counted here, for a message that says what to do
 	header, err := in.Read()
 	if errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%s:1: the file is empty; it must begin with column names such as ts,value", name)
 	}
+	var bad *csv.ParseError
+	if errors.As(err, &bad) {
+		return nil, fmt.Errorf("%s:%d: %w; the file must begin with column names such as ts,value", name, bad.Line, bad.Err)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w; it must begin with column names such as ts,value", name, err)
+		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
 	header = slices.Clone(header)
 	for i := range header {
-		header[i] = strings.TrimSpace(strings.TrimPrefix(header[i], "\ufeff"))
+		header[i] = strings.ToLower(strings.TrimSpace(strings.TrimPrefix(header[i], "\ufeff")))
 	}
 	tc := slices.IndexFunc(header, func(h string) bool {
-		return slices.Contains([]string{"ts", "timestamp", "time", "local_time"}, strings.ToLower(h))
+		return slices.Contains([]string{"ts", "timestamp", "time", "local_time"}, h)
 	})
 	if tc < 0 {
 		return nil, fmt.Errorf("%s:1: no column is called ts, timestamp, time or local_time, only %s; name the column of times", name, strings.Join(header, ", "))
 	}
-	vc := slices.IndexFunc(header, func(h string) bool { return strings.EqualFold(h, "value") })
-	if vc < 0 {
-		vc = slices.IndexFunc(header, func(h string) bool { return h != header[tc] })
+	rc := -1
+	if rooms {
+		if rc = slices.Index(header, "room"); rc < 0 {
+			return nil, fmt.Errorf("%s:1: no column is called room, only %s; counts need room, ts and value", name, strings.Join(header, ", "))
+		}
+	}
+	vc := slices.Index(header, "value")
+	for i := range header {
+		if vc < 0 && i != tc && i != rc {
+			vc = i
+		}
 	}
 	if vc < 0 {
 		return nil, fmt.Errorf("%s:1: there is no column of values beside the time", name)
 	}
-	var points []Sample
+	points := map[string][]Sample{}
 	for {
 		row, err := in.Read()
 		if errors.Is(err, io.EOF) {
 			break
 		}
-		var bad *csv.ParseError
 		if errors.As(err, &bad) {
 			return nil, fmt.Errorf("%s:%d: %w; correct or remove the line", name, bad.Line, bad.Err)
 		}
@@ -105,16 +141,22 @@ func Read(r io.Reader, name string) (*Series, error) {
 		if !ok {
 			return nil, fmt.Errorf("%s:%d: %q is not a time; give Unix seconds, or times such as 2026-03-02T18:00:00Z", name, line, row[tc])
 		}
-		text := strings.TrimSpace(row[vc])
 		v := math.NaN()
-		if text != "" {
+		if text := strings.TrimSpace(row[vc]); text != "" {
 			if v, err = strconv.ParseFloat(text, 64); err != nil || math.IsInf(v, 0) {
 				return nil, fmt.Errorf("%s:%d: %q is not a number; correct the line, or leave the value out where nothing is known", name, line, row[vc])
 			}
 		}
-		points = append(points, Sample{t, v})
+		room := ""
+		if rooms {
+			room = strings.TrimSpace(row[rc])
+		}
+		points[room] = append(points[room], Sample{t, v})
 	}
-	return Grid(name, points)
+	if len(points) == 0 {
+		return nil, fmt.Errorf("%s: the file has column names and no line of data", name)
+	}
+	return points, nil
 }
 
 var layouts = []string{"2006-01-02 15:04:05", "2006-01-02T15:04:05", "2006-01-02 15:04", time.RFC3339}
