@@ -55,6 +55,7 @@ var Permissions = []Permission{
 	{Group: "apps", Resource: "statefulsets", Verbs: []string{"get"}, Optional: "a Module's status cannot tell that its StatefulSet does not exist"},
 	{Group: "apps", Resource: "daemonsets", Verbs: []string{"get"}, Optional: "a Module's status cannot tell that its DaemonSet does not exist"},
 	{Group: "batch", Resource: "cronjobs", Verbs: []string{"get"}, Optional: "a Module's status cannot tell that its CronJob does not exist"},
+	{Group: "", Resource: "pods", Verbs: []string{"patch"}, Optional: "pods of the job class wait at their gate for ever"},
 }
 
 var versions = map[string]string{"": "v1", "apps": "v1", "batch": "v1", "autoscaling": "v2", v1alpha1.GroupVersion.Group: v1alpha1.GroupVersion.Version}

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/scale"
@@ -43,6 +44,7 @@ import (
 	"github.com/neap-dev/neap/kube/controller/biller"
 	"github.com/neap-dev/neap/kube/controller/modulestatus"
 	"github.com/neap-dev/neap/kube/controller/poolstatus"
+	"github.com/neap-dev/neap/kube/controller/releaser"
 	"github.com/neap-dev/neap/kube/controller/scaler"
 	"github.com/neap-dev/neap/kube/controller/typestatus"
 	"github.com/neap-dev/neap/kube/convert"
@@ -169,6 +171,9 @@ func (c *Controller) Run(ctx context.Context) error {
 	if err := c.scaling(cfg, mgr); err != nil {
 		return fmt.Errorf("controller: %w", err)
 	}
+	if err := c.releasing(cfg, mgr); err != nil {
+		return fmt.Errorf("controller: %w", err)
+	}
 	err = mgr.Add(leaderRunnable(func(ctx context.Context) error {
 		if err := c.Biller.Restore(ctx); err != nil {
 			return err
@@ -229,6 +234,22 @@ func (c *Controller) scaling(cfg *rest.Config, mgr ctrl.Manager) error {
 		}
 		return c.Scaler.Run(ctx)
 	}))
+}
+
+// releasing sets up the releaser of the job class.
+func (c *Controller) releasing(cfg *rest.Config, mgr ctrl.Manager) error {
+	kube, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return err
+	}
+	return mgr.Add(leaderRunnable(releaser.New(releaser.Options{
+		Client: kube, Clock: c.o.Clock, Observed: c.o.Times == biller.Observed, Log: c.o.Log,
+		Pools: func(ctx context.Context) ([]v1alpha1.ResourcePool, error) {
+			var l v1alpha1.ResourcePoolList
+			err := mgr.GetClient().List(ctx, &l)
+			return l.Items, err
+		},
+	}).Start))
 }
 
 // leaderRunnable is work that only the leader does.
