@@ -21,6 +21,7 @@ func newReplayCommand() *cobra.Command {
 	var (
 		dir, store, until string
 		by, format, out   string
+		compare, ratios   []string
 		top               int
 	)
 	cmd := &cobra.Command{
@@ -35,11 +36,22 @@ Without it, school-day is replayed.
 
 With --format json the result carries "bill" (as neap bill --format json shows
 it), the fleet hour by hour, the day's curves, what the users of every module
-met, and the decisions.`,
+met, and the decisions.
+
+--compare plays the same day in several ways and shows them side by side, with
+the money of each pool and every promise broken: "reserved" (every replica of
+the busiest time all day, on owned machines of its kind), "spare" (the same with
+the spare CPU of GPU machines), "scheduled" (replicas and schedules as written)
+and "elastic" (the scenario's policies). Reserved days own as few machines as
+hold them. --price-ratio adds the break-even curve: at each ratio of the
+serverless to the owned price, the number of owned machines with which the
+policies are cheapest and keep every promise; that takes some dozens of replays.`,
 		Example: `  neap replay                                      # the built-in school day
   neap replay small --until 6h --format json --out small.json
   neap replay --series-dir ../shared/data/load     # recorded load instead of generated
-  neap replay my.yaml --store ./day && neap bill --store ./day`,
+  neap replay my.yaml --store ./day && neap bill --store ./day
+  neap replay --compare reserved,scheduled,elastic
+  neap replay school-day --compare reserved,elastic --price-ratio 1,2,3,4 --format json --out curve.json`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return usagef("%s takes one scenario but was given %d; see %[1]s --help", cmd.CommandPath(), len(args))
@@ -60,6 +72,20 @@ met, and the decisions.`,
 					return usagef("--until %s is not a duration above 0, such as 24h", until)
 				}
 			}
+			cases, err := parseCases(compare)
+			if err != nil {
+				return err
+			}
+			prices, err := parseRatios(ratios)
+			if err != nil {
+				return err
+			}
+			switch {
+			case len(prices) > 0 && len(cases) == 0:
+				return usagef("--price-ratio is for --compare, such as --compare reserved,elastic")
+			case len(cases) > 0 && store != "":
+				return usagef("--store keeps one day, and --compare plays several; leave one out")
+			}
 			path := ""
 			if len(args) == 1 {
 				path = args[0]
@@ -68,8 +94,12 @@ met, and the decisions.`,
 			if err != nil {
 				return err
 			}
-			opts := replay.Options{Until: span, By: grouping}
 			ctx := cmd.Context()
+			if len(cases) > 0 {
+				return compareReplays(ctx, s, replay.CompareOptions{Cases: cases, Ratios: prices, Until: span}, format,
+					func(f func(io.Writer) error) error { return writeOut(out, cmd.OutOrStdout(), f) }, cmd.ErrOrStderr())
+			}
+			opts := replay.Options{Until: span, By: grouping}
 			var keep *replayStore
 			if store != "" {
 				if keep, err = openReplayStore(ctx, store, s); err != nil {
@@ -104,6 +134,8 @@ met, and the decisions.`,
 	f.StringVar(&store, "store", "", "keep the facts in this store, for neap bill --store")
 	f.StringVar(&until, "until", "", "how long to simulate (default: the scenario's length)")
 	f.StringVar(&by, "by", "module", "one line for each module, namespace, pool, machine-type, feature or label:KEY")
+	f.StringSliceVar(&compare, "compare", nil, "play the day in these ways, side by side: reserved, spare, scheduled, elastic")
+	f.StringSliceVar(&ratios, "price-ratio", nil, "with --compare, the break-even curve at these ratios of serverless to owned price")
 	f.StringVar(&format, "format", "table", "table or json")
 	f.StringVar(&out, "out", "", "write to this file instead of standard output")
 	f.IntVar(&top, "top", 30, "show at most so many lines in the table; 0 shows all")

@@ -166,6 +166,14 @@ func (r *run) advance(to time.Time) {
 			m.last[b] = v
 		}
 	}
+	for _, p := range r.pending {
+		if p.spec.Work == nil && to.Sub(p.created) > time.Minute {
+			r.result.Counts.ReplicasWaiting++
+			if p.request[resource.GPU] > 0 {
+				r.result.Counts.WaitingGPU++
+			}
+		}
+	}
 	// 4. Machines that went are forgotten now that their last seconds are counted.
 	for _, name := range r.gone {
 		if r.machines[name] == nil {

@@ -99,6 +99,12 @@ func (r *run) buy(p *scenario.Pool, i int, after time.Duration) {
 	r.world.AddMachine(world.Machine{Name: name, Pool: p.Name, Type: p.MachineType, Capacity: p.Capacity, RatingMillis: rating})
 	r.machineEvent(p, name, i, after > 0)
 	r.result.Counts.MachinesMost = max(r.result.Counts.MachinesMost, len(r.machines))
+	r.owned[p.Name]++
+	most := &r.result.Counts.OwnedMost
+	if *most == nil {
+		*most = map[string]int{}
+	}
+	(*most)[p.Name] = max((*most)[p.Name], r.owned[p.Name])
 	open := func() {
 		n.ready = true
 		if r.machines[name] == n && !n.leaving {
@@ -177,6 +183,7 @@ func (r *run) giveBack(name string) {
 		r.fleet.Remove(name)
 		r.spare.Remove(name)
 		delete(r.machines, name)
+		r.owned[n.pool.Name]--
 		r.journal.Apply(bill.Event{At: r.e.Now(), Kind: bill.MachineGone, Name: name})
 		r.gone = append(r.gone, name)
 	})

@@ -131,6 +131,10 @@ type Counts struct {
 	Events         uint64 `json:"events"`         // of the simulation
 	GapMinutes     int    `json:"gapMinutes"`     // module-minutes without a known load
 	ServerlessPods int    `json:"serverlessPods"` // pods bought one by one
+
+	ReplicasWaiting int            `json:"replicasWaiting"` // replica-minutes without room
+	WaitingGPU      int            `json:"waitingGPU"`      // of these, those with a GPU, and jobs with one that waited to the end
+	OwnedMost       map[string]int `json:"ownedMost"`       // machines by pool
 }
 
 // A run is one replay under way.
@@ -162,6 +166,7 @@ type run struct {
 	nextID   int
 	gone     []string       // machines to forget after the next step
 	virtual  map[string]int // serverless pods by pool
+	owned    map[string]int // machines by pool
 
 	stepped time.Time
 	hour    hourSums
@@ -207,7 +212,7 @@ func Run(ctx context.Context, s *scenario.Scenario, o Options) (*Result, error) 
 		ctx: ctx, s: s, o: o, e: engine.New(s.Start, s.Seed), end: s.Start.Add(o.Until), calendar: calendar,
 		world: world.New(s.Modules), book: machine.NewPriceBook(s.Currency),
 		pods: map[string]*pod{}, modules: map[workload.Key]*module{}, machines: map[string]*node{},
-		virtual: map[string]int{}, stepped: s.Start, scaled: s.Start, samples: map[string][]bill.Sample{},
+		virtual: map[string]int{}, owned: map[string]int{}, stepped: s.Start, scaled: s.Start, samples: map[string][]bill.Sample{},
 	}
 	for _, t := range s.MachineTypes {
 		if err := r.book.Set(s.Start, t); err != nil {
@@ -373,6 +378,11 @@ func (r *run) finish() (*Result, error) {
 		res.Modules = append(res.Modules, out)
 	}
 	res.Counts.PendingLeft, res.Counts.Events = len(r.pending), r.e.Events()
+	for _, p := range r.pending {
+		if p.spec.Work != nil && p.request[resource.GPU] > 0 {
+			res.Counts.WaitingGPU++
+		}
+	}
 	if n := len(r.pending); n > 0 {
 		res.Notes = append(res.Notes, fmt.Sprintf("%d pods still wait for room at the end; the first is %s: %s.", n, r.pending[0].id, r.pending[0].why))
 	}
