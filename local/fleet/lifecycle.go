@@ -231,6 +231,8 @@ func (l *Lifecycle) podStages() []*internalversion.Stage {
 		stage(Ready, status(readyTemplate)),
 		stage(Refused, status(refusedTemplate)),
 		stage(Resized, status(resizedTemplate)),
+		stage(CutOff, status(cutOffTemplate)),
+		stage(BackOn, status(backOnTemplate)),
 		stage(Complete, status(completeTemplate)),
 		stage(Gone, internalversion.StageStep{Delete: true}),
 	}
@@ -339,6 +341,20 @@ status:
   - {name: {{ .name | Quote }}, resources: {{ toJson .resources }}, allocatedResources: {{ toJson ( or .resources.requests dict ) }}}
   {{ end }}
 `
+
+// cutOffTemplate and backOnTemplate are what a kubelet does about readiness gates.
+const (
+	cutOffTemplate = `
+status:
+  conditions:
+  - {type: Ready, status: "False", reason: ReadinessGatesNotReady, lastTransitionTime: {{ Now | Quote }}}
+`
+	backOnTemplate = `
+status:
+  conditions:
+  - {type: Ready, status: "True", lastTransitionTime: {{ Now | Quote }}}
+`
+)
 
 const completeTemplate = `
 {{ $now := Now }}

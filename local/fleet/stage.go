@@ -19,6 +19,8 @@ const (
 	Ready    Stage = "ready"    // it starts, and all its containers become ready
 	Refused  Stage = "refused"  // instead: its provider does not create it
 	Resized  Stage = "resized"  // its machine gives it what it asks for now
+	CutOff   Stage = "cutoff"   // its readiness gate was shut, and it is ready no more
+	BackOn   Stage = "backon"   // its readiness gate was opened again
 	Complete Stage = "complete" // its work is done; only pods of Jobs
 	Gone     Stage = "gone"     // it was deleted and leaves the machine
 )
@@ -52,8 +54,14 @@ func next(pod *corev1.Pod) Stage {
 		return Gone
 	case pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed:
 		return None
+	case !isReady(pod) && shut(pod):
+		return None
+	case !isReady(pod) && pod.Status.Phase == corev1.PodRunning && len(pod.Spec.ReadinessGates) > 0:
+		return BackOn
 	case !isReady(pod):
 		return Ready
+	case shut(pod):
+		return CutOff
 	case resizing(pod):
 		return Resized
 	case ofJob(pod):
@@ -66,6 +74,18 @@ func isReady(pod *corev1.Pod) bool {
 	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
 		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
 	})
+}
+
+// shut reports whether somebody shut a readiness gate of the pod.
+func shut(pod *corev1.Pod) bool {
+	for _, g := range pod.Spec.ReadinessGates {
+		if slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+			return c.Type == g.ConditionType && c.Status == corev1.ConditionFalse
+		}) {
+			return true
+		}
+	}
+	return false
 }
 
 // resizing reports whether a container asks for something else than it has.
