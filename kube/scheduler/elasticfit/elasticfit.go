@@ -542,8 +542,8 @@ func (f *ElasticFit) Reserve(_ context.Context, state fwk.CycleState, pod *v1.Po
 	}
 	f.book.put(pod, node, by)
 	c := chosen(state)
-	if c == nil || by.workload.Kind == "StatefulSet" || pod.Annotations[v1.PodDeletionCost] != "" {
-		return nil
+	if c == nil || by.workload.Kind == "StatefulSet" {
+		return nil // a StatefulSet's pods leave by ordinal
 	}
 	info, err := f.handle.SnapshotSharedLister().NodeInfos().Get(node)
 	if err != nil {
@@ -568,9 +568,20 @@ func (f *ElasticFit) Unreserve(_ context.Context, _ fwk.CycleState, pod *v1.Pod,
 	}
 }
 
+// opened is the readiness gate of a pod that has not been cut off.
+const opened = `{"status":{"conditions":[{"type":"` + v1alpha1.ReadinessServing + `","status":"True","reason":"Serves"}]}}`
+
 // Bind implements [fwk.BindPlugin]. The API server copies the annotations of a
-// binding to the pod, so the deletion cost needs no write of its own.
+// binding to the pod, so the deletion cost needs no write of its own. A gate by
+// which the pod may be cut off later is opened here: no pod waits for the
+// controller to become ready.
 func (f *ElasticFit) Bind(ctx context.Context, state fwk.CycleState, pod *v1.Pod, node string) *fwk.Status {
+	if slices.Contains(pod.Spec.ReadinessGates, v1.PodReadinessGate{ConditionType: v1alpha1.ReadinessServing}) {
+		_, err := f.handle.ClientSet().CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, []byte(opened), metav1.PatchOptions{}, "status")
+		if err != nil {
+			return fwk.AsStatus(err)
+		}
+	}
 	c := chosen(state)
 	if c == nil || c.cost == "" {
 		return fwk.NewStatus(fwk.Skip)
