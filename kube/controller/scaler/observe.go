@@ -145,7 +145,6 @@ func (s *Scaler) remembered(w *world, p *v1alpha1.ElasticPolicy, st *state) elas
 		return st.decision
 	}
 	st.restored = true
-	st.decisions = p.Status.Decisions
 	if l := p.Status.Leaving; l != nil && !l.Since.After(w.now) {
 		st.decision = elastic.State{At: w.now, Current: int(p.Status.Current), Desired: int(p.Status.Desired), ScaleIn: elastic.Progress{
 			Stage: elastic.StageWatch, Since: l.Since.UTC(), Cut: int(l.Replicas), From: int(p.Status.Current),

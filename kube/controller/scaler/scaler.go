@@ -77,16 +77,16 @@ type Scaler struct {
 // A state is what is remembered of one policy between two minutes. One decision
 // at a time has it; what the learner shares with it is in demand.
 type state struct {
-	declared  declared
-	decision  elastic.State
-	decisions int64
-	starts    map[string]*startTimes // by pool; "" is outside of every pool
-	counted   int64                  // births up to here are in starts
-	replica   request                // of one replica, once one was seen
-	demand    *demand
-	classes   classes
-	restored  bool      // what the status says of a scale-in under way was taken over
-	written   time.Time // the status, by the wall
+	declared declared
+	decision elastic.State
+	starts   map[string]*startTimes // by pool; "" is outside of every pool
+	counted  int64                  // births up to here are in starts
+	replica  request                // of one replica, once one was seen
+	demand   *demand
+	classes  classes
+	restored bool                          // what the status says of a scale-in under way was taken over
+	last     *v1alpha1.ElasticPolicyStatus // as it was written
+	written  time.Time                     // by the wall
 }
 
 // New returns a Scaler that knows nothing yet.
