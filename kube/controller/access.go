@@ -58,6 +58,16 @@ var Permissions = []Permission{
 	{Group: "", Resource: "pods", Verbs: []string{"patch"}, Optional: "pods of the job class wait at their gate for ever"},
 }
 
+// HeadroomPermissions lists what the controller needs besides to keep the headroom
+// of ElasticPolicies. Who may make Deployments may run anything, so the chart
+// grants it only where headroom.enabled says so.
+var HeadroomPermissions = []Permission{
+	{Group: "apps", Resource: "deployments", Verbs: []string{"get", "create", "patch", "delete"}, Optional: "no balloons"},
+	{Group: "scheduling.k8s.io", Resource: "priorityclasses", Verbs: []string{"get", "create"}, Optional: "no balloons"},
+	{Group: "", Resource: "podtemplates", Verbs: []string{"get", "create", "patch", "delete"}, Optional: "no CapacityBuffers"},
+	{Group: "autoscaling.x-k8s.io", Resource: "capacitybuffers", Verbs: []string{"get", "create", "patch", "delete"}, Optional: "no CapacityBuffers"},
+}
+
 var versions = map[string]string{"": "v1", "apps": "v1", "batch": "v1", "autoscaling": "v2", v1alpha1.GroupVersion.Group: v1alpha1.GroupVersion.Version}
 
 // access is what the API server lets us read.

@@ -42,6 +42,7 @@ import (
 	"github.com/neap-dev/neap/core/resource"
 	"github.com/neap-dev/neap/core/workload"
 	"github.com/neap-dev/neap/kube/controller/biller"
+	"github.com/neap-dev/neap/kube/controller/headroom"
 	"github.com/neap-dev/neap/kube/controller/modulestatus"
 	"github.com/neap-dev/neap/kube/controller/poolstatus"
 	"github.com/neap-dev/neap/kube/controller/releaser"
@@ -172,6 +173,10 @@ func (c *Controller) Run(ctx context.Context) error {
 		return fmt.Errorf("controller: %w", err)
 	}
 	if err := c.releasing(cfg, mgr); err != nil {
+		return fmt.Errorf("controller: %w", err)
+	}
+	room := headroom.New(headroom.Options{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Log: c.o.Log})
+	if err := room.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("controller: %w", err)
 	}
 	err = mgr.Add(leaderRunnable(func(ctx context.Context) error {

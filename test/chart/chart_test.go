@@ -180,6 +180,28 @@ func TestTheControllersRightsAreThoseTheCodeNames(t *testing.T) {
 	}
 }
 
+func TestHeadroomsRightsAreGrantedOnRequest(t *testing.T) {
+	var want []string
+	for _, p := range controller.HeadroomPermissions {
+		want = append(want, rules([]rbacv1.PolicyRule{{APIGroups: []string{p.Group}, Resources: []string{p.Resource}, Verbs: p.Verbs}})...)
+	}
+	slices.Sort(want)
+	granted := func(values ...string) (got []string) {
+		for _, r := range all[rbacv1.ClusterRole](t, render(t, values...), "ClusterRole") {
+			if r.Name == "neap-headroom" {
+				got = rules(r.Rules)
+			}
+		}
+		return got
+	}
+	if got := granted(); len(got) > 0 {
+		t.Errorf("without having been asked the chart grants\n%s", strings.Join(got, "\n"))
+	}
+	if got := granted("headroom.enabled=true"); !slices.Equal(got, want) {
+		t.Errorf("the chart grants\n%s\nthe code needs\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
 func TestNoRightIsAWildcardOrASecret(t *testing.T) {
 	objs := render(t, "scheduler.enabled=true")
 	check := func(name string, list []rbacv1.PolicyRule) {
@@ -202,7 +224,7 @@ func TestNoRightIsAWildcardOrASecret(t *testing.T) {
 	}
 	builtIn := []string{"system:kube-scheduler", "system:volume-scheduler"}
 	for _, b := range all[rbacv1.ClusterRoleBinding](t, objs, "ClusterRoleBinding") {
-		if b.RoleRef.Name != "neap-controller" && !slices.Contains(builtIn, b.RoleRef.Name) {
+		if b.RoleRef.Name != "neap-controller" && b.RoleRef.Name != "neap-scheduler" && !slices.Contains(builtIn, b.RoleRef.Name) {
 			t.Errorf("%s binds %s", b.Name, b.RoleRef.Name)
 		}
 		for _, s := range b.Subjects {

@@ -159,9 +159,18 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 
 	// 3. Act.
-	keep, drop := r.balloons(&p, n, pod, reason), []*unstructured.Unstructured(nil)
+	result, err := r.act(ctx, &p, served, n, pod, reason)
+	if apierrors.IsForbidden(err) {
+		return r.later(&p, fmt.Errorf("%w; set headroom.enabled in the chart's values to allow it", err))
+	}
+	return result, err
+}
+
+// act writes the room down.
+func (r *Reconciler) act(ctx context.Context, p *v1alpha1.ElasticPolicy, served bool, n int, pod corev1.PodTemplateSpec, reason string) (ctrl.Result, error) {
+	keep, drop := r.balloons(p, n, pod, reason), []*unstructured.Unstructured(nil)
 	if served {
-		keep, drop = r.buffer(&p, n, pod, reason), keep
+		keep, drop = r.buffer(p, n, pod, reason), keep
 	}
 	text, err := json.Marshal(keep)
 	if err != nil {
@@ -176,17 +185,17 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		}
 	}
 	for _, obj := range keep {
-		if there, mine, err := r.whose(ctx, &p, obj); err != nil {
+		if there, mine, err := r.whose(ctx, p, obj); err != nil {
 			return ctrl.Result{}, err
 		} else if there && !mine {
-			return r.later(&p, fmt.Errorf("%s %s/%s is there already and does not belong to the policy; rename one of them", obj.GetKind(), p.Namespace, obj.GetName()))
+			return r.later(p, fmt.Errorf("%s %s/%s is there already and does not belong to the policy; rename one of them", obj.GetKind(), p.Namespace, obj.GetName()))
 		}
 		if err := r.o.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(obj), fieldOwner, client.ForceOwnership); err != nil {
 			return ctrl.Result{}, fmt.Errorf("write %s %s/%s: %w", obj.GetKind(), p.Namespace, obj.GetName(), err)
 		}
 	}
 	for _, obj := range drop {
-		if err := r.delete(ctx, &p, obj); err != nil {
+		if err := r.delete(ctx, p, obj); err != nil {
 			return ctrl.Result{}, err
 		}
 	}
