@@ -70,6 +70,7 @@ type Clock struct {
 	held    bool
 	mark    time.Time     // on disk: the day may go up to here
 	end     time.Time     // the day goes no further; zero: it goes on
+	wait    time.Time     // the day goes no further yet; zero: it goes on
 	changed chan struct{} // closed whenever the pace changes
 	saveErr error
 
@@ -204,8 +205,10 @@ func (c *Clock) now() time.Time {
 	if !c.mark.IsZero() && t.After(c.mark) {
 		t = c.mark
 	}
-	if !c.end.IsZero() && t.After(c.end) {
-		t = later(c.end, c.base) // it was past it already
+	for _, limit := range []time.Time{c.end, c.wait} {
+		if !limit.IsZero() && t.After(limit) {
+			t = later(limit, c.base) // it was past it already
+		}
 	}
 	return t
 }
@@ -219,11 +222,17 @@ func later(a, b time.Time) time.Time {
 
 // EndAt makes the day stand still once it has come to t; the zero time lets it
 // go on.
-func (c *Clock) EndAt(t time.Time) {
+func (c *Clock) EndAt(t time.Time) { c.limit(&c.end, t) }
+
+// WaitAt makes the day wait at t, for somebody who has to keep up with it, until
+// it is told a later moment; the zero time lets it go on.
+func (c *Clock) WaitAt(t time.Time) { c.limit(&c.wait, t) }
+
+func (c *Clock) limit(which *time.Time, t time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.base, c.anchor = c.now(), time.Now()
-	c.end = t
+	*which = t
 	close(c.changed)
 	c.changed = make(chan struct{})
 }

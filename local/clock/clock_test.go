@@ -95,6 +95,29 @@ func TestADayThatEndsStandsStillThere(t *testing.T) {
 	})
 }
 
+func TestADayThatWaitsGoesOnWhenItIsToldALaterMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t, filepath.Join(t.TempDir(), "clock.json"), Options{Speed: 600})
+		defer c.Close()
+		c.EndAt(start.Add(time.Hour))
+		c.WaitAt(start.Add(2 * time.Minute))
+		late := c.NewTimer(3 * time.Minute)
+		time.Sleep(time.Minute)
+		if got := c.Now().Sub(start); got != 2*time.Minute {
+			t.Errorf("the day waits at %v, want 2m", got)
+		}
+		c.WaitAt(start.Add(4 * time.Minute))
+		if at := <-late.C(); at.Sub(start).Round(time.Second) != 3*time.Minute {
+			t.Errorf("the timer fired at %v, want 3m", at.Sub(start))
+		}
+		c.WaitAt(time.Time{})
+		time.Sleep(time.Minute)
+		if got := c.Now().Sub(start); got != time.Hour {
+			t.Errorf("nobody waits any more, and the day is at %v, want its end at 1h", got)
+		}
+	})
+}
+
 func TestTimersAndTickersKeepTheTimeOfTheDay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := open(t, filepath.Join(t.TempDir(), "clock.json"), Options{Speed: 3600})

@@ -47,8 +47,8 @@ func (c *Clock) until(at time.Time, stop <-chan struct{}) bool {
 	for {
 		c.mu.Lock()
 		left, held, speed, changed := at.Sub(c.now()), c.held, c.speed, c.changed
-		if !c.end.IsZero() && at.After(c.end) && !c.now().Before(c.end) {
-			held = true // the day has ended
+		for _, limit := range []time.Time{c.end, c.wait} { // the day has ended, or waits
+			held = held || !limit.IsZero() && at.After(limit) && !c.now().Before(limit)
 		}
 		c.mu.Unlock()
 		if left <= 0 {
