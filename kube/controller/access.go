@@ -55,7 +55,10 @@ var Permissions = []Permission{
 	{Group: "apps", Resource: "statefulsets", Verbs: []string{"get"}, Optional: "a Module's status cannot tell that its StatefulSet does not exist"},
 	{Group: "apps", Resource: "daemonsets", Verbs: []string{"get"}, Optional: "a Module's status cannot tell that its DaemonSet does not exist"},
 	{Group: "batch", Resource: "cronjobs", Verbs: []string{"get"}, Optional: "a Module's status cannot tell that its CronJob does not exist"},
-	{Group: "", Resource: "pods", Verbs: []string{"patch"}, Optional: "pods of the job class wait at their gate for ever"},
+	{Group: "", Resource: "pods", Verbs: []string{"patch"}, Optional: "pods of the job class wait at their gate for ever, and pods that another scheduler bound leave in no order"},
+	{Group: "", Resource: "pods/status", Verbs: []string{"patch"}, Optional: "replicas are deleted without having been cut off from traffic"},
+	{Group: "events.k8s.io", Resource: "events", Verbs: []string{"create", "patch"}, Optional: "replicas that left out of order are counted and not told as events"},
+	{Group: "scheduling.alibabacloud.com", Resource: "resourcepolicies", Verbs: []string{"list"}, Optional: "a ResourcePolicy of ACK that orders the pods of an ElasticPolicy goes unseen"},
 }
 
 // HeadroomPermissions lists what the controller needs besides to keep the headroom

@@ -43,6 +43,7 @@ import (
 	"github.com/neap-dev/neap/core/workload"
 	"github.com/neap-dev/neap/kube/controller/biller"
 	"github.com/neap-dev/neap/kube/controller/headroom"
+	"github.com/neap-dev/neap/kube/controller/leaver"
 	"github.com/neap-dev/neap/kube/controller/modulestatus"
 	"github.com/neap-dev/neap/kube/controller/poolstatus"
 	"github.com/neap-dev/neap/kube/controller/releaser"
@@ -177,6 +178,12 @@ func (c *Controller) Run(ctx context.Context) error {
 	}
 	room := headroom.New(headroom.Options{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Log: c.o.Log})
 	if err := room.SetupWithManager(mgr); err != nil {
+		return fmt.Errorf("controller: %w", err)
+	}
+	order := leaver.New(leaver.Options{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Clock: c.o.Clock, Events: mgr.GetEventRecorder("neap-controller"),
+	})
+	if err := order.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("controller: %w", err)
 	}
 	err = mgr.Add(leaderRunnable(func(ctx context.Context) error {
