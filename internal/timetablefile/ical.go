@@ -411,7 +411,7 @@ func (r *reader) zone(name string, zones map[string]string) (*time.Location, err
 			return z, nil
 		}
 	}
-	return nil, fmt.Errorf("the zone %q is not known; say which IANA zone it is", clip(name))
+	return nil, fmt.Errorf("the zone %q is not known; give --mapping with zones, which IANA zone it is", clip(name))
 }
 
 // windowsZones are the names that Outlook writes, of the zones most schools are in.

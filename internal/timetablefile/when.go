@@ -89,7 +89,7 @@ func parseMoment(text string, opts Options) (moment, error) {
 		case b > 12 || opts.DateOrder == "mdy":
 			m.month, m.day = a, b
 		default:
-			return m, fmt.Errorf("%q may be %d %s or %d %s: say which by the order of dates, dmy or mdy", clip(text), a, time.Month(b), b, time.Month(a))
+			return m, fmt.Errorf("%q may be %d %s or %d %s: give --date-order dmy or mdy", clip(text), a, time.Month(b), b, time.Month(a))
 		}
 	} else if g := cut(dayMonth); g != nil {
 		m.day, m.month, m.year = number(g[1]), 1+slices.Index(months, strings.ToLower(g[2])), number(g[3])
@@ -253,7 +253,7 @@ func (m moment) date(opts Options) (timetable.Date, error) {
 		d.Year = opts.Year
 	}
 	if d.Year == 0 {
-		return d, fmt.Errorf("%d %s has no year: say which", m.day, d.Month)
+		return d, fmt.Errorf("%d %s has no year: give --year", m.day, d.Month)
 	}
 	if t := dayOf(d); t.Day() != d.Day {
 		return d, fmt.Errorf("there is no %d %s %d", d.Day, d.Month, d.Year)
@@ -307,13 +307,13 @@ func parseWeeks(text string) ([]int, error) {
 // weekly returns the dates of the weekday in the weeks of the term.
 func weekly(day time.Weekday, weeks string, opts Options) ([]timetable.Date, error) {
 	if opts.TermStart == (timetable.Date{}) {
-		return nil, fmt.Errorf("it names only the weekday: say on which day week 1 begins")
+		return nil, fmt.Errorf("it names only the weekday: give --term-start, a day of week 1")
 	}
 	if weeks == "" {
 		weeks = opts.Weeks
 	}
 	if weeks == "" {
-		return nil, fmt.Errorf("it names only the weekday: say in which weeks of the term it meets")
+		return nil, fmt.Errorf("it names only the weekday: give --weeks, such as 1-16")
 	}
 	numbers, err := parseWeeks(weeks)
 	if err != nil {
@@ -344,7 +344,7 @@ func parsePeriods(text string, opts Options) (start, end int, err error) {
 	a, okA := opts.Periods[from]
 	b, okB := opts.Periods[to]
 	if !okA || !okB || b.End <= a.Start {
-		return 0, 0, fmt.Errorf("periods %q: say when each period of the day begins and ends", clip(text))
+		return 0, 0, fmt.Errorf("periods %q: give --mapping with periods, when each begins and ends", clip(text))
 	}
 	return a.Start, b.End, nil
 }
