@@ -106,7 +106,7 @@ func (e *export) init(modules []scenario.Module) {
 				s.buckets[b] = newSeries("http_request_duration_seconds_bucket", "namespace", ns, "module", name, "le", le)
 			}
 		}
-		for _, p := range m.Pools {
+		for _, p := range m.Places() {
 			s.ready[p] = newSeries("neap_module_ready_replicas", "namespace", ns, "module", name, "pool", p)
 		}
 		e.modules[moduleName{ns, name}] = s

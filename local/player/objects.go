@@ -126,16 +126,17 @@ func podSpec(s *scenario.Scenario, m *scenario.Module, requests, limits resource
 	} else {
 		delete(spec.Containers[0].Resources.Limits, v1alpha1.ResourceGPU)
 	}
+	places := m.Places()
 	affinity := &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
 		NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{
-			{Key: v1alpha1.LabelPool, Operator: corev1.NodeSelectorOpIn, Values: slices.Sorted(slices.Values(m.Pools))},
+			{Key: v1alpha1.LabelPool, Operator: corev1.NodeSelectorOpIn, Values: slices.Sorted(slices.Values(places))},
 		}}},
 	}}
 	serverless := false
-	for i, name := range m.Pools {
-		if len(m.Pools) > 1 && i < len(m.Pools)-1 {
+	for i, name := range places {
+		if len(places) > 1 && i < len(places)-1 {
 			affinity.PreferredDuringSchedulingIgnoredDuringExecution = append(affinity.PreferredDuringSchedulingIgnoredDuringExecution, corev1.PreferredSchedulingTerm{
-				Weight: int32(100 * (len(m.Pools) - 1 - i) / (len(m.Pools) - 1)),
+				Weight: int32(100 * (len(places) - 1 - i) / (len(places) - 1)),
 				Preference: corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{
 					{Key: v1alpha1.LabelPool, Operator: corev1.NodeSelectorOpIn, Values: []string{name}},
 				}},
@@ -331,6 +332,10 @@ func resourcePool(p *scenario.Pool) *v1alpha1.ResourcePool {
 	if p.Limit > 0 {
 		n := int32(p.Limit)
 		rp.Spec.Limit = &v1alpha1.PoolLimit{Machines: &n}
+	}
+	if !p.PerGPU.IsZero() {
+		kept := amounts(p.PerGPU)
+		rp.Spec.Guard = &v1alpha1.GPUGuard{CPUPerGPU: kept.CPU, MemoryPerGPU: kept.Memory}
 	}
 	if p.SparePerMil > 0 {
 		var v resource.Vector

@@ -80,6 +80,7 @@ type Player struct {
 	leaving map[string]context.CancelFunc // nodes being given back; cancel keeps them
 	wg      sync.WaitGroup
 	retry   bool // something of the last change failed
+	begun   bool // the day had begun before this player
 }
 
 // memoryKey says up to which moment of the day everything was done.
@@ -125,6 +126,7 @@ func (p *Player) Setup(ctx context.Context) error {
 		return fmt.Errorf("read how far the scenario was played: %w", err)
 	}
 	fresh := saved == ""
+	p.begun = !fresh
 	if !fresh {
 		if t, err := time.Parse(time.RFC3339Nano, saved); err == nil && t.Before(now) {
 			p.at = t
@@ -171,6 +173,9 @@ func (p *Player) Setup(ctx context.Context) error {
 		if fresh {
 			p.awaitBound(ctx, wave)
 		}
+	}
+	if err := p.policies(ctx); err != nil {
+		return err
 	}
 	p.was = d
 	p.problem(p.keepSizes(ctx))
@@ -291,6 +296,10 @@ func (p *Player) awaitBound(ctx context.Context, modules []scenario.ModuleState)
 func (p *Player) Expected() int {
 	n := 0
 	for _, m := range scenario.Desired(p.o.Scenario, p.o.Clock.Now()).Modules {
+		if p.begun && m.Spec.Elastic != nil {
+			n += m.Spec.Elastic.Min // what a policy said since, nobody here knows
+			continue
+		}
 		n += m.Replicas
 	}
 	return n
@@ -462,7 +471,14 @@ func (p *Player) applyModule(ctx context.Context, m scenario.ModuleState) error 
 		return err
 	}
 	if m.Spec.Work == nil {
-		b, err := yaml.Marshal(deployment(p.o.Scenario, m))
+		d := deployment(p.o.Scenario, m)
+		if m.Spec.Elastic != nil {
+			if err := p.begin(ctx, d); err != nil {
+				return err
+			}
+			d.Spec.Replicas = nil // the policy's to say
+		}
+		b, err := yaml.Marshal(d)
 		if err == nil {
 			b, err = yaml.YAMLToJSON(b)
 		}
@@ -636,7 +652,7 @@ func (p *Player) changeModule(ctx context.Context, d scenario.State, key workloa
 		row.PredictedNano = (p.unitCost(was, d.At) - p.unitCost(m, d.At)) * money.Amount(m.Replicas)
 		row.Reason = because(d.Why[key.String()], fmt.Sprintf("The pods of %s are resized in place.", key))
 	}
-	if m.Replicas != was.Replicas {
+	if m.Replicas != was.Replicas && m.Spec.Elastic == nil {
 		if m.Version == was.Version {
 			patch := fmt.Sprintf(`{"spec":{"replicas":%d}}`, m.Replicas)
 			_, scaleErr := p.o.Client.AppsV1().Deployments(key.Namespace).Patch(ctx, key.Name, types.MergePatchType, []byte(patch), metav1.PatchOptions{FieldManager: FieldManager})
@@ -842,10 +858,10 @@ func (p *Player) hourly(pool *scenario.Pool, at time.Time) money.Amount {
 // unitCost returns what one more pod of a module costs in an hour: nothing on
 // machines, for they are bought already; its price where it is bought by the pod.
 func (p *Player) unitCost(m scenario.ModuleState, at time.Time) money.Amount {
-	if m.Spec == nil || len(m.Spec.Pools) == 0 {
+	if m.Spec == nil || len(m.Spec.Places()) == 0 {
 		return 0
 	}
-	pool := p.o.Scenario.Pool(m.Spec.Pools[0])
+	pool := p.o.Scenario.Pool(m.Spec.Places()[0])
 	if pool == nil || pool.Kind != scenario.Serverless {
 		return 0
 	}
