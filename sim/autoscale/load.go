@@ -46,7 +46,11 @@ const (
 func ReadFile(path string) (*Series, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("read series: %w", err)
+		var cause *os.PathError // its text would name the path again
+		if errors.As(err, &cause) {
+			err = cause.Err
+		}
+		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
 	defer f.Close()
 	return Read(f, path)
@@ -143,7 +147,7 @@ func readPoints(r io.Reader, name string, rooms bool) (map[string][]Sample, erro
 		}
 		v := math.NaN()
 		if text := strings.TrimSpace(row[vc]); text != "" {
-			if v, err = strconv.ParseFloat(text, 64); err != nil || math.IsInf(v, 0) {
+			if v, err = strconv.ParseFloat(text, 64); err != nil || math.Abs(v) > 1e100 {
 				return nil, fmt.Errorf("%s:%d: %q is not a number; correct the line, or leave the value out where nothing is known", name, line, row[vc])
 			}
 		}
@@ -190,7 +194,7 @@ func Grid(name string, points []Sample) (*Series, error) {
 	unknown, negative := 0, 0
 	for _, p := range points {
 		switch {
-		case math.IsNaN(p.V) || math.IsInf(p.V, 0):
+		case math.IsNaN(p.V) || math.Abs(p.V) > 1e100:
 			unknown++
 			continue
 		case p.V < 0:
