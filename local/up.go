@@ -78,6 +78,8 @@ type Options struct {
 	// and when it has come to its end.
 	begun func(pids []int, c counts)
 	ended func(pids []int)
+	// during runs while the day passes.
+	during func(context.Context, *up) error
 }
 
 // Addresses are where a running cluster is found.
@@ -137,6 +139,8 @@ type up struct {
 	fleet   *fleet.Fleet
 	player  *player.Player
 	control *controller.Controller
+	pace    pace
+	past    chan error // closed when the load before the day is written down
 	biller  atomic.Pointer[biller.Biller] // for the store, which is open before it
 
 	stopping atomic.Bool
@@ -245,6 +249,9 @@ func (u *up) run(ctx context.Context, began time.Time) (*Report, error) {
 		u.o.begun(u.cluster.PIDs(), u.live.count())
 	}
 	u.day.Resume()
+	if u.o.during != nil {
+		u.start(parts.ctx, parts, part{"the measurement", func(ctx context.Context) error { return u.o.during(ctx, u) }})
+	}
 	err = u.pass(parts)
 	if u.o.ended != nil {
 		u.o.ended(u.cluster.PIDs())
@@ -311,7 +318,7 @@ func (u *up) openRecords(ctx context.Context) error {
 		}
 		u.source = remote
 	} else {
-		m, err := metrics.Open(u.dir.file(metricsDir), metrics.EmbeddedOptions{})
+		m, err := metrics.Open(u.dir.file(metricsDir), u.keep())
 		if err != nil {
 			return err
 		}
@@ -322,7 +329,32 @@ func (u *up) openRecords(ctx context.Context) error {
 		}
 	}
 	u.out.step("store and metrics", began, "")
+	if _, old := u.newest(); u.metrics != nil && u.o.Scenario.Elastic() && !old {
+		u.past = make(chan error, 1)
+		go func() {
+			began := time.Now()
+			days, err := remember(ctx, u.metrics, u.o.Scenario)
+			if err == nil {
+				u.out.step("history", began, fmt.Sprintf("the load of %d days before, simulated, for the forecasts", days))
+			}
+			u.past <- err
+		}()
+	}
 	return nil
+}
+
+func (u *up) newest() (time.Time, bool) {
+	if u.metrics == nil {
+		return time.Time{}, false
+	}
+	return u.metrics.Newest()
+}
+
+func (u *up) keep() metrics.EmbeddedOptions {
+	if !u.o.Scenario.Elastic() {
+		return metrics.EmbeddedOptions{}
+	}
+	return metrics.EmbeddedOptions{Retention: keepMetrics}
 }
 
 // rebuild closes an hour again whose file turned out to be torn.
@@ -631,6 +663,11 @@ func (u *up) fill(ctx context.Context) (*running, func(), error) {
 	u.live.set(func(l *live) { l.fleet, l.factory = u.fleet, factory })
 	u.start(inner, r, part{"the simulated kubelets", func(ctx context.Context) error { return kubelets.Watch(ctx, factory) }})
 
+	if u.past != nil {
+		if err := <-u.past; err != nil {
+			return fail(err)
+		}
+	}
 	cfg, err := u.cluster.RESTConfig()
 	if err != nil {
 		return fail(err)
@@ -638,6 +675,7 @@ func (u *up) fill(ctx context.Context) (*running, func(), error) {
 	cfg.QPS, cfg.Burst = -1, -1
 	if u.control, err = controller.New(controller.Options{
 		RESTConfig: cfg, Store: u.store, Metrics: u.source, Clock: u.day, Times: biller.Observed, Currency: u.o.Scenario.Currency, Grace: u.grace(), Log: logger,
+		Ledger: u.store, Decided: u.decided,
 	}); err != nil {
 		return fail(err)
 	}
@@ -650,6 +688,11 @@ func (u *up) fill(ctx context.Context) (*running, func(), error) {
 	}
 	if err := u.settle(inner, r); err != nil {
 		return fail(err)
+	}
+	if u.o.Scenario.Elastic() {
+		if err := u.learn(inner); err != nil {
+			return fail(err)
+		}
 	}
 	c := u.live.count()
 	u.out.step("fleet", began, fmt.Sprintf("%d machines, %d modules, %d pods ready", c.machines, len(u.o.Scenario.Modules), c.ready))
@@ -781,6 +824,17 @@ func today(s *scenario.Scenario, now time.Time) *scenario.Scenario {
 			later := *l
 			later.Shift += shift
 			moved.Modules[i].Load = &later
+		}
+		if e := moved.Modules[i].Elastic; e != nil {
+			moved.Modules[i].Elastic = e.Later(shift)
+		}
+	}
+	moved.Timetables = append([]scenario.Timetable(nil), s.Timetables...)
+	for i := range moved.Timetables {
+		t := &moved.Timetables[i]
+		t.Sessions = append([]scenario.Session(nil), t.Sessions...)
+		for j := range t.Sessions {
+			t.Sessions[j].Start = t.Sessions[j].Start.Add(shift)
 		}
 	}
 	moved.Events = append([]scenario.Event(nil), s.Events...)

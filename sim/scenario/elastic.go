@@ -158,6 +158,20 @@ func (s *Scenario) Scheduled() *Scenario {
 	return &plain
 }
 
+// Later returns the policy with what people decided moved by shift.
+func (e *Elastic) Later(shift time.Duration) *Elastic {
+	c := *e
+	c.Manual = slices.Clone(e.Manual)
+	for i := range c.Manual {
+		for _, t := range []*time.Time{&c.Manual[i].From, &c.Manual[i].Until} {
+			if !t.IsZero() {
+				*t = t.Add(shift)
+			}
+		}
+	}
+	return &c
+}
+
 // elastic reads a module's policy. What a class says stays unless the module
 // says otherwise.
 func (d *draft) elastic(r *reading) func(*yaml.Node, string) {

@@ -1,0 +1,142 @@
+package local
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/neap-dev/neap/api/v1alpha1"
+	"github.com/neap-dev/neap/core/workload"
+	"github.com/neap-dev/neap/metrics"
+	"github.com/neap-dev/neap/sim/replay"
+	"github.com/neap-dev/neap/sim/scenario"
+)
+
+// keepMetrics is how long metrics are kept where policies learn from them: longer
+// than any policy looks back.
+const keepMetrics = 65 * 24 * time.Hour
+
+// remember writes what was asked of the modules with policies in the days before
+// the scenario's start into the metrics, as the fleet would have: forecasts learn
+// from it. It returns how many days there are.
+func remember(ctx context.Context, m *metrics.Embedded, s *scenario.Scenario) (days int, err error) {
+	past := replay.Before(s)
+	type counter struct {
+		handle *metrics.Handle
+		values []float64
+		total  float64
+	}
+	var counters []*counter
+	longest := 0
+	for _, k := range slices.SortedFunc(maps.Keys(past), workload.Key.Compare) {
+		c := &counter{values: past[k].Values, handle: metrics.NewHandle(map[string]string{
+			"__name__": "http_requests_total", "namespace": k.Namespace, "module": k.Name, "code": "200",
+		})}
+		counters = append(counters, c)
+		longest = max(longest, len(c.values))
+	}
+	samples := make([]metrics.Sample, 0, len(counters))
+	end := s.Start.Truncate(time.Minute)
+	for back := longest - 1; back >= 0; back-- {
+		samples = samples[:0]
+		for _, c := range counters {
+			if i := len(c.values) - 1 - back; i >= 0 && !math.IsNaN(c.values[i]) {
+				c.total += c.values[i] * 60
+				samples = append(samples, metrics.Sample{Handle: c.handle, V: c.total})
+			}
+		}
+		if len(samples) == 0 {
+			continue
+		}
+		if err := m.Append(ctx, end.Add(-time.Duration(back)*time.Minute), samples); err != nil {
+			return 0, fmt.Errorf("write down the load before the day: %w", err)
+		}
+	}
+	return longest / (24 * 60), nil
+}
+
+// A pace holds the day back until the policies have decided each minute of it.
+type pace struct {
+	mu      sync.Mutex
+	give    *time.Timer // gives up waiting
+	minutes int         // that were decided
+}
+
+// noDecision is how long, on the wall, the day waits for the policies: an API
+// server that does not answer must not stop it for good.
+const noDecision = 30 * time.Second
+
+// decided is told that the policies have decided at a moment of the day.
+func (u *up) decided(at time.Time) {
+	if u.metrics != nil {
+		var text bytes.Buffer
+		err := u.control.Scaler.WriteMetrics(&text)
+		if err == nil {
+			err = u.metrics.AppendText(context.Background(), at, &text, map[string]string{"job": "neap-controller"})
+		}
+		if err != nil {
+			u.out.problem(fmt.Errorf("keep what the policies decided at %s for the page: %w", u.stamp(at), err))
+		}
+	}
+	if !u.o.Scenario.Elastic() || u.o.Prometheus != "" {
+		return
+	}
+	// The next decision is due at the next full minute, and the one after it a
+	// minute later: the day goes no further before the first of them is made.
+	next := u.day.Now().Truncate(time.Minute).Add(time.Minute)
+	u.day.WaitAt(next.Add(59 * time.Second))
+	p := &u.pace
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.minutes++
+	if p.give != nil {
+		p.give.Stop()
+	}
+	p.give = time.AfterFunc(noDecision, func() {
+		if !u.stopping.Load() && u.day.Now().After(next.Add(30*time.Second)) {
+			u.out.line("the policies have decided nothing since %s; the day goes on without waiting for them", u.stamp(at))
+		}
+		u.day.WaitAt(time.Time{})
+	})
+}
+
+// learnPatience is how long the day waits for the first forecasts.
+const learnPatience = 90 * time.Second
+
+// learn waits until every forecast was made once, so that the first minute of the
+// day has one.
+func (u *up) learn(ctx context.Context) error {
+	began := time.Now()
+	for {
+		var l v1alpha1.ElasticPolicyList
+		if err := u.crds.List(ctx, &l); err != nil {
+			return fmt.Errorf("read the policies: %w", err)
+		}
+		want, fitted, skilled := 0, 0, 0
+		for i := range l.Items {
+			p := &l.Items[i]
+			if p.Spec.Forecast == nil {
+				continue
+			}
+			want++
+			if f := p.Status.Forecast; f != nil && f.FittedAt != nil {
+				fitted++
+				if f.Skilled {
+					skilled++
+				}
+			}
+		}
+		if fitted >= want || time.Since(began) > learnPatience {
+			u.out.step("policies", began, fmt.Sprintf("%d, with %d of %d forecasts learnt, %d of them with skill", len(l.Items), fitted, want, skilled))
+			return nil
+		}
+		if err := pause(ctx, 200*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
