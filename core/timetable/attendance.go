@@ -1,6 +1,7 @@
 package timetable
 
 import (
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -40,10 +41,12 @@ type Knot struct {
 type Curve []Knot
 
 // PriorCurve returns the curve of the three rooms: half of the class is there
-// before the bell.
+// before the bell. What is there earlier than a quarter of an hour before is from
+// the classes that follow a free hour; others cannot tell who comes from who has
+// not left.
 func PriorCurve() Curve {
 	return Curve{
-		{-25 * time.Minute, 0}, {-15 * time.Minute, .24}, {-5 * time.Minute, .44}, {0, .54},
+		{-45 * time.Minute, 0}, {-25 * time.Minute, .1}, {-15 * time.Minute, .24}, {-5 * time.Minute, .44}, {0, .54},
 		{5 * time.Minute, .73}, {15 * time.Minute, .81}, {30 * time.Minute, 1},
 	}
 }
@@ -71,9 +74,10 @@ type Count struct {
 // An Attendance is what was learnt about who comes, and when. The zero value
 // knows the priors only.
 type Attendance struct {
-	courses map[string]course
-	all     course // for a course that was never seen
-	known   bool
+	courses  map[string]course
+	unlisted map[string]course // courses without an enrolled count, by people instead of a ratio
+	all      course            // for a course that was never seen
+	known    bool
 }
 
 // A course is what was learnt about one course, or about all of them.
@@ -101,6 +105,21 @@ func (a Attendance) about(name string) course {
 	return prior()
 }
 
+// expect returns what is known of the session's course, and by what its ratio is
+// to be multiplied: those enrolled or, where they are not known but people were
+// counted, one. It is 0 where neither is known.
+func (a Attendance) expect(s Session, module string) (c course, size float64) {
+	if s.Enrolled > 0 {
+		c, size = a.about(s.Course), float64(s.Enrolled)
+	} else if u, ok := a.unlisted[s.Course]; ok {
+		c, size = u, 1
+	}
+	if size *= s.Factor(module); !(size > 0) || math.IsInf(size, 1) {
+		return c, 0
+	}
+	return c, size
+}
+
 // Ratio returns the q-quantile (0 < q < 1) of those present to those enrolled in
 // the next meeting of the course.
 func (a Attendance) Ratio(name string, q float64) float64 {
@@ -113,10 +132,7 @@ func (a Attendance) Curve(name string) Curve { return slices.Clone(a.about(name)
 
 // Meetings returns how many meetings of the course were seen.
 func (a Attendance) Meetings(name string) int {
-	if c, ok := a.courses[name]; ok {
-		return c.meetings
-	}
-	return 0
+	return a.courses[name].meetings + a.unlisted[name].meetings
 }
 
 // Learn learns from demand that was seen, for one module. Demand at a time when
@@ -141,13 +157,15 @@ func Learn(t Timetable, module string, counts []Count) Attendance {
 
 // A meeting is what one session was seen to bring.
 type meeting struct {
-	course string
-	ratio  float64 // greatest demand to enrolled · factor
-	shares []float64
+	course   string
+	unlisted bool
+	ratio    float64 // greatest demand to enrolled · factor, or to the factor
+	shares   []float64
 }
 
 // meetings returns what every session that the counts cover has brought, in the
-// order of the sessions.
+// order of the sessions. Of a class of which nothing is known, neither how many
+// are enrolled nor how many came before, that is what the others leave.
 func meetings(t Timetable, module string, counts []Count, a Attendance) []meeting {
 	type seen struct {
 		at     []time.Duration
@@ -157,30 +175,42 @@ func meetings(t Timetable, module string, counts []Count, a Attendance) []meetin
 	early := -knots[0].At
 	classes := t.Between(counts[0].At, counts[len(counts)-1].At.Add(1), early, 0)
 	all := make([]seen, len(classes))
+	var present []int
+	var expected []float64
 	first := 0 // no class before it meets a later count
 	for _, c := range counts {
 		for first < len(classes) && c.At.Sub(classes[first].Start) > t.longest {
 			first++
 		}
-		var sum float64
-		var present []int
-		var expected []float64
-		for i := first; i < len(classes) && classes[i].Start.Add(-early).Before(c.At.Add(1)); i++ {
+		present, expected = present[:0], expected[:0]
+		sum, unknown := 0.0, 0
+		for i := first; i < len(classes) && !classes[i].Start.Add(-early).After(c.At); i++ {
 			s := classes[i]
-			if !s.End.After(c.At) || c.Room != "" && c.Room != s.Room {
+			if !s.End.After(c.At) || c.Room != "" && c.Room != s.Room || !(s.Factor(module) > 0) {
 				continue
 			}
-			k := a.about(s.Course)
-			e := math.Exp(k.median) * float64(s.Enrolled) * s.Factor(module) * k.curve.At(c.At.Sub(s.Start))
-			if e > 0 {
-				sum += e
-				present = append(present, i)
-				expected = append(expected, e)
+			e := 0.0
+			if k, size := a.expect(s, module); size > 0 {
+				if e = math.Exp(k.median) * size * k.curve.At(c.At.Sub(s.Start)); e == 0 {
+					continue
+				}
+			} else {
+				unknown++
 			}
+			sum += e
+			present, expected = append(present, i), append(expected, e)
+		}
+		share := c.Demand
+		if unknown > 0 {
+			share = min(share, sum)
 		}
 		for j, i := range present {
+			demand := (c.Demand - share) / float64(max(unknown, 1))
+			if expected[j] > 0 {
+				demand = share * expected[j] / sum
+			}
 			all[i].at = append(all[i].at, c.At.Sub(classes[i].Start))
-			all[i].demand = append(all[i].demand, c.Demand*expected[j]/sum)
+			all[i].demand = append(all[i].demand, demand)
 		}
 	}
 	var out []meeting
@@ -197,7 +227,7 @@ func meetings(t Timetable, module string, counts []Count, a Attendance) []meetin
 		if during == 0 || all[i].at[len(all[i].at)-1] < s.End.Sub(s.Start)/2 {
 			continue
 		}
-		m := meeting{course: s.Course, ratio: most / (float64(s.Enrolled) * s.Factor(module))}
+		m := meeting{course: s.Course, unlisted: s.Enrolled <= 0, ratio: most / (float64(max(s.Enrolled, 1)) * s.Factor(module))}
 		for _, k := range knots {
 			m.shares = append(m.shares, shareAt(all[i].at, all[i].demand, k.At)/most)
 		}
@@ -234,96 +264,107 @@ func shareAt(at []time.Duration, demand []float64, d time.Duration) float64 {
 // courses, and those to the prior.
 func estimate(seen []meeting) Attendance {
 	p := prior()
-	if len(seen) == 0 {
-		return Attendance{}
-	}
-	logs := make([]float64, len(seen))
-	for i, m := range seen {
-		logs[i] = math.Log(m.ratio) // -Inf for an empty class
-	}
-	middle := median(logs)
-	if math.IsInf(middle, -1) {
-		return Attendance{}
-	}
-	least := middle - emptyDeviations*math.Sqrt(priorVariance)
-
-	var names []string
-	of := map[string][]int{}
-	for i, m := range seen {
-		logs[i] = max(logs[i], least)
-		if of[m.course] == nil {
-			names = append(names, m.course)
+	var logs []float64 // of those whose course has an enrolled count
+	for _, m := range seen {
+		if !m.unlisted {
+			logs = append(logs, math.Log(m.ratio)) // -Inf for an empty class
 		}
-		of[m.course] = append(of[m.course], i)
 	}
-	slices.Sort(names)
+	least := math.Inf(-1)
+	if len(logs) > 0 {
+		least = median(logs) - emptyDeviations*math.Sqrt(priorVariance)
+	}
+	type group struct {
+		meetings []int
+		logs     []float64
+		mean     float64
+	}
+	groups := [2]map[string]*group{{}, {}} // listed and unlisted courses
+	for i, m := range seen {
+		of, log := groups[0], max(math.Log(m.ratio), least)
+		if m.unlisted {
+			of, log = groups[1], math.Log(m.ratio)
+		}
+		if math.IsInf(log, 0) || math.IsNaN(log) {
+			continue // nobody came to any class, or to one that may not exist
+		}
+		if of[m.course] == nil {
+			of[m.course] = &group{}
+		}
+		of[m.course].meetings = append(of[m.course].meetings, i)
+		of[m.course].logs = append(of[m.course].logs, log)
+	}
+	names := [2][]string{slices.Sorted(maps.Keys(groups[0])), slices.Sorted(maps.Keys(groups[1]))}
 
 	// 1. The spread between the meetings of one course.
 	within, free := priorMeetings*p.within, float64(priorMeetings)
-	means := map[string]float64{}
-	for _, name := range names {
-		var sum float64
-		for _, i := range of[name] {
-			sum += logs[i]
+	for k := range groups {
+		for _, name := range names[k] {
+			g := groups[k][name]
+			for _, v := range g.logs {
+				g.mean += v / float64(len(g.logs))
+			}
+			for _, v := range g.logs {
+				within += (v - g.mean) * (v - g.mean)
+			}
+			free += float64(len(g.logs) - 1)
 		}
-		means[name] = sum / float64(len(of[name]))
-		for _, i := range of[name] {
-			within += (logs[i] - means[name]) * (logs[i] - means[name])
-		}
-		free += float64(len(of[name]) - 1)
 	}
 	within /= free
 
 	// 2. The median of all courses, and the spread between them.
 	weight := 1 / priorVariance
 	centre := weight * p.median
-	for _, name := range names {
-		w := 1 / (p.doubt + within/float64(len(of[name])))
+	for _, name := range names[0] {
+		g := groups[0][name]
+		w := 1 / (p.doubt + within/float64(len(g.logs)))
 		weight += w
-		centre += w * means[name]
+		centre += w * g.mean
 	}
 	centre /= weight
 	between, courses := priorMeetings*p.doubt, float64(priorMeetings)
-	for _, name := range names {
-		between += max(0, (means[name]-centre)*(means[name]-centre)-within/float64(len(of[name])))
+	for _, name := range names[0] {
+		g := groups[0][name]
+		between += max(0, (g.mean-centre)*(g.mean-centre)-within/float64(len(g.logs)))
 		courses++
 	}
 	between /= courses
 
 	// 3. The courses.
-	a := Attendance{known: true, courses: map[string]course{}}
-	a.all = course{meetings: len(seen), median: centre, doubt: between + 1/weight, within: within,
-		curve: curveOf(seen, nil, p.curve, priorMeetings)}
-	for _, name := range names {
-		n := float64(len(of[name]))
+	a := Attendance{known: len(names[0]) > 0, courses: map[string]course{}, unlisted: map[string]course{}}
+	var listed []int
+	for _, name := range names[0] {
+		listed = append(listed, groups[0][name].meetings...)
+	}
+	a.all = course{meetings: len(listed), median: centre, doubt: between + 1/weight, within: within,
+		curve: curveOf(seen, listed, p.curve, priorMeetings)}
+	for _, name := range names[0] {
+		g := groups[0][name]
+		n := float64(len(g.logs))
 		w := 1/between + n/within
-		c := course{meetings: len(of[name]), within: within}
-		c.median = (centre/between + n*means[name]/within) / w
-		c.doubt = 1/w + math.Pow(1/between/w, 2)/weight
-		c.curve = curveOf(seen, of[name], a.all.curve, courseMeetings)
-		a.courses[name] = c
+		a.courses[name] = course{meetings: len(g.logs), within: within,
+			median: (centre/between + n*g.mean/within) / w,
+			doubt:  1/w + math.Pow(1/between/w, 2)/weight,
+			curve:  curveOf(seen, g.meetings, a.all.curve, courseMeetings)}
+	}
+	for _, name := range names[1] {
+		g := groups[1][name]
+		a.unlisted[name] = course{meetings: len(g.logs), within: within, median: g.mean, doubt: within / float64(len(g.logs)),
+			curve: curveOf(seen, g.meetings, a.all.curve, courseMeetings)}
 	}
 	return a
 }
 
-// curveOf averages the curves of the meetings named (nil means all) with a
-// curve that weighs as much as prior meetings.
+// curveOf averages the curves of the meetings with a curve that weighs as much
+// as prior meetings.
 func curveOf(seen []meeting, which []int, from Curve, prior float64) Curve {
 	out := slices.Clone(from)
 	for k := range out {
 		sum, n := prior*from[k].Share, prior
-		add := func(m meeting) {
-			if v := m.shares[k]; v >= 0 && v <= 1 { // NaN where it was not seen
+		for _, i := range which {
+			if v := seen[i].shares[k]; v >= 0 && v <= 1 { // NaN where it was not seen
 				sum, n = sum+v, n+1
 			}
-		}
-		if which == nil {
-			for _, m := range seen {
-				add(m)
-			}
-		}
-		for _, i := range which {
-			add(seen[i])
 		}
 		out[k].Share = sum / n
 	}

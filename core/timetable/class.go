@@ -14,7 +14,7 @@ func (a Attendance) Class(t Timetable, now time.Time, lead time.Duration, opts O
 	floor := a.Floor(t, now, horizon, opts)
 	out := elastic.Class{Demand: floor.Demand, In: floor.Classes > 0, Reason: floor.Reason}
 	for _, s := range t.Between(now.Add(-24*time.Hour), horizon.Add(24*time.Hour), early, 0) {
-		if s.Enrolled <= 0 || !(s.Factor(opts.Module) > 0) {
+		if _, size := a.expect(s, opts.Module); size == 0 {
 			continue
 		}
 		switch begins := s.Start.Add(-early); {

@@ -9,7 +9,10 @@
 // without any history takes the priors ([PriorRatio], [PriorCurve]). Classes at
 // the same time add up; their doubts do too, as variances.
 //
-// A class asks for capacity from 25 minutes before its start, along the curve,
+// A class without an enrolled count is expected to bring as many as the meetings
+// of its course before; until one was seen it asks for nothing.
+//
+// A class asks for capacity from 45 minutes before its start, along the curve,
 // and is released 15 minutes after it ([Options.Release]): by then those who are
 // there can be counted, and the reactive and forecast layers carry them.
 //

@@ -76,9 +76,8 @@ func (a Attendance) at(classes []Session, at time.Time, opts Options) Floor {
 		if since >= release {
 			continue
 		}
-		c := a.about(s.Course)
-		size := float64(max(s.Enrolled, 0)) * max(s.Factor(opts.Module), 0) * c.curve.At(since)
-		if !(size > 0) || math.IsInf(size, 1) {
+		c, size := a.expect(s, opts.Module)
+		if size *= c.curve.At(since); !(size > 0) {
 			continue
 		}
 		v := c.doubt + c.within

@@ -17,7 +17,7 @@ type Session struct {
 	Room     string
 	Start    time.Time
 	End      time.Time
-	Enrolled int    // people on the course's list; 0 if none or not known: no floor
+	Enrolled int    // people on the course's list; 0 if not known: no floor until some were counted
 	Modules  []Need // what the class uses, by module; none means every module, factor 1
 }
 

@@ -73,10 +73,10 @@ func TestClass(t *testing.T) {
 		at   time.Duration
 		want elastic.Class
 	}{
-		"hours before, only the next is known":                {-3 * time.Hour, elastic.Class{Next: monday.Add(-25 * time.Minute), Needs: 108}},
-		"the students come before the bell":                   {-20 * time.Minute, elastic.Class{Demand: 46, In: true, Next: monday.Add(215 * time.Minute), Needs: 65}},
-		"in the class the floor is gone, but the class is on": {20 * time.Minute, elastic.Class{In: true, Next: monday.Add(215 * time.Minute), Needs: 65}},
-		"after the class it is known to be over":              {70 * time.Minute, elastic.Class{Ended: monday.Add(time.Hour), Next: monday.Add(215 * time.Minute), Needs: 65}},
+		"hours before, only the next is known":                {-3 * time.Hour, elastic.Class{Next: monday.Add(-45 * time.Minute), Needs: 108}},
+		"the students come before the bell":                   {-20 * time.Minute, elastic.Class{Demand: 46, In: true, Next: monday.Add(195 * time.Minute), Needs: 65}},
+		"in the class the floor is gone, but the class is on": {20 * time.Minute, elastic.Class{In: true, Next: monday.Add(195 * time.Minute), Needs: 65}},
+		"after the class it is known to be over":              {70 * time.Minute, elastic.Class{Ended: monday.Add(time.Hour), Next: monday.Add(195 * time.Minute), Needs: 65}},
 		"after the last there is none":                        {6 * time.Hour, elastic.Class{Ended: monday.Add(5 * time.Hour)}},
 	}
 	for name, tc := range cases {
@@ -139,7 +139,7 @@ func term(ratio float64) (Timetable, []Count) {
 	var counts []Count
 	for at := monday.Add(-time.Hour); at.Before(monday.Add(28 * 24 * time.Hour)); at = at.Add(time.Minute) {
 		var sum float64
-		for _, s := range table.Between(at, at.Add(1), 25*time.Minute, 0) {
+		for _, s := range table.Between(at, at.Add(1), 45*time.Minute, 0) {
 			r := ratio
 			if s.Course == "BIO" {
 				r /= 2
@@ -200,6 +200,33 @@ func TestAnEmptyClassDoesNotRuinItsCourse(t *testing.T) {
 	}
 	if got, was := Learn(table, "", empty).Ratio("ALG", .5), Learn(table, "", counts).Ratio("ALG", .5); got < was*.75 {
 		t.Errorf("one empty meeting of eight took the ratio from %v to %v", was, got)
+	}
+}
+
+func TestACourseWithoutACountIsLearntByHeads(t *testing.T) {
+	now := New([]Session{class("ALG", 0, 50), class("GUEST", 0, 0), class("GUEST", 168, 0)})
+	var alone, together []Count
+	for m := -45; m < 60; m++ {
+		at := monday.Add(time.Duration(m) * time.Minute)
+		share := PriorCurve().At(time.Duration(m) * time.Minute)
+		alone = append(alone, Count{at, 80 * share, ""})
+		together = append(together, Count{at, (80 + 50*PriorRatio) * share, ""})
+	}
+	next := monday.Add(168 * time.Hour)
+	if got := (Attendance{}).Floor(now, next, next, Options{}); got.Demand != 0 {
+		t.Errorf("a class of which nothing is known asks for %v", got.Demand)
+	}
+	for name, a := range map[string]Attendance{
+		"alone":               Learn(New([]Session{class("GUEST", 0, 0)}), "", alone),
+		"beside another":      Learn(now, "", together),
+		"in an order of both": Learn(now, "", append(slices.Clone(together[60:]), together[:60]...)),
+	} {
+		if got := a.Floor(now, next, next, Options{Quantile: .5}).Demand; got < 35 || got > 50 {
+			t.Errorf("%s: 80 came, and 43 were there at the bell; the next time %v are expected by then", name, got)
+		}
+		if a.Meetings("GUEST") != 1 {
+			t.Errorf("%s: %d meetings, want 1", name, a.Meetings("GUEST"))
+		}
 	}
 }
 
