@@ -23,6 +23,7 @@ var localMeasures = []localMeasure{
 	{"control-plane", measureControlPlane},
 	{"scale", measureScale},
 	{"day", measureDay},
+	{"cron", measureCron},
 }
 
 func newBenchLocalCommand() *cobra.Command {
@@ -44,8 +45,11 @@ scale          Fills a simulated fleet of 500 machines with 10,000 pods and lets
                a minute pass at real speed.
 day            Plays the first two hours of the school day at 60 times real
                speed, and replays the same hours.
+cron           Lets 3,000 of 10,000 CronJobs come due at one second zero, on a
+               simulated serverless pool with warm sandboxes, and then 300 on a
+               cold one whose provider creates 20 pods a second.
 
-All of it takes some ten minutes. The folders are temporary ones; a cluster that
+All of it takes some twenty minutes. The folders are temporary ones; a cluster that
 runs is not touched.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -119,6 +123,28 @@ func measureDay(ctx context.Context, report *benchreport.Report, bin string, log
 	report.Bars = append(report.Bars,
 		benchreport.Below("neap up, page and API server answer", m.AddressSeconds, "s", 15),
 		benchreport.AtMost("live bill against replay, school day", m.Apart, "%", 2),
+	)
+	return nil
+}
+
+func measureCron(ctx context.Context, report *benchreport.Report, bin string, log func(string, ...any)) error {
+	o := local.MeasureOptions{BinDir: bin, Log: log}
+	warm, err := local.MeasureCron(ctx, o, local.CronOptions{})
+	if err != nil {
+		return err
+	}
+	cold, err := local.MeasureCron(ctx, o, local.CronOptions{CronJobs: 1000, Due: 300, Cold: true})
+	if err != nil {
+		return err
+	}
+	report.Rows = append(report.Rows, warm, cold)
+	report.Bars = append(report.Bars,
+		benchreport.Equal("CronJobs started, of 3,000 due at once", float64(warm.Started), "pods", float64(warm.Due)),
+		benchreport.Below("from a pod's creation to running, p99, warm", warm.StartP99, "s", 3),
+		benchreport.Equal("cron pods on owned machines", float64(warm.OnMachines+cold.OnMachines), "pods", 0),
+		benchreport.AtMost("online p99 during the burst, against before", warm.OnlineP99During/warm.OnlineP99Before, "×", 1.05),
+		benchreport.Equal("CronJobs started, of 300 due at once, cold", float64(cold.Started), "pods", float64(cold.Due)),
+		benchreport.Equal("pods that the paced provider refused", float64(cold.Refused), "pods", 0),
 	)
 	return nil
 }
