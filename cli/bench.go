@@ -12,6 +12,7 @@ var benches = []func() *cobra.Command{
 	newBenchLocalCommand,
 	newBenchBillCommand,
 	newBenchPageCommand,
+	newBenchElasticCommand,
 }
 
 func newBenchCommand() *cobra.Command {
