@@ -24,6 +24,7 @@ var localMeasures = []localMeasure{
 	{"scale", measureScale},
 	{"day", measureDay},
 	{"cron", measureCron},
+	{"pools", measurePools},
 }
 
 func newBenchLocalCommand() *cobra.Command {
@@ -48,6 +49,10 @@ day            Plays the first two hours of the school day at 60 times real
 cron           Lets 3,000 of 10,000 CronJobs come due at one second zero, on a
                simulated serverless pool with warm sandboxes, and then 300 on a
                cold one whose provider creates 20 pods a second.
+pools          Scales a workload from 0 to 300 and back to 3 over bought machines,
+               spare CPU of GPU machines and serverless capacity, then ten at once
+               while the scheduler is killed; counts pods that left before those
+               that should have left first, and pods beyond what a pool may hold.
 
 All of it takes some twenty minutes. The folders are temporary ones; a cluster that
 runs is not touched.`,
@@ -123,6 +128,25 @@ func measureDay(ctx context.Context, report *benchreport.Report, bin string, log
 	report.Bars = append(report.Bars,
 		benchreport.Below("neap up, page and API server answer", m.AddressSeconds, "s", 15),
 		benchreport.AtMost("live bill against replay, school day", m.Apart, "%", 2),
+	)
+	return nil
+}
+
+func measurePools(ctx context.Context, report *benchreport.Report, bin string, log func(string, ...any)) error {
+	rows, err := local.MeasurePools(ctx, local.MeasureOptions{BinDir: bin, Log: log})
+	if err != nil {
+		return err
+	}
+	var violations int64
+	beyond := 0
+	for _, r := range rows {
+		violations, beyond = max(violations, r.Violations), max(beyond, r.Beyond)
+		report.Rows = append(report.Rows, r)
+	}
+	report.Bars = append(report.Bars,
+		benchreport.Equal("pods that left before those that should have left first", float64(violations), "pods", 0),
+		benchreport.Equal("pods beyond what a pool may hold, creates racing", float64(beyond), "pods", 0),
+		benchreport.Equal("pods left on owned machines after 0, 300, 3", float64(rows[1].Owned), "pods", 3),
 	)
 	return nil
 }
