@@ -367,6 +367,9 @@ func curveOf(seen []meeting, which []int, from Curve, prior float64) Curve {
 			}
 		}
 		out[k].Share = sum / n
+		if k > 0 { // who has come stays
+			out[k].Share = max(out[k].Share, out[k-1].Share)
+		}
 	}
 	return out
 }

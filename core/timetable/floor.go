@@ -3,6 +3,7 @@ package timetable
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -32,12 +33,8 @@ type Floor struct {
 	Reason  string    // one sentence for people; empty if no class asks
 }
 
-// most is the longest stretch that Floor looks at, in minutes.
-const most = 6 * 60
-
-// Floor returns the greatest demand of the classes at any minute from from to
-// to, both included: capacity that takes to−from to start must be asked for at
-// from. It looks six hours ahead at most.
+// Floor returns the greatest demand of the classes at any time from from to to,
+// both included: capacity that takes to−from to start must be asked for at from.
 func (a Attendance) Floor(t Timetable, from, to time.Time, opts Options) Floor {
 	if opts.Quantile == 0 {
 		opts.Quantile = .9
@@ -46,33 +43,50 @@ func (a Attendance) Floor(t Timetable, from, to time.Time, opts Options) Floor {
 		opts.Release = DefaultRelease
 	}
 	early := -PriorCurve()[0].At
-	classes := t.Between(from, to.Add(time.Minute), early, 0)
+	classes := t.Between(from, to.Add(1), early, 0)
+	// Curves only rise: the demand is greatest at the end, or just before a class
+	// is released.
+	times := []time.Time{from, to}
+	for _, s := range classes {
+		if at := s.Start.Add(opts.release(s) - time.Second); at.After(from) && at.Before(to) {
+			times = append(times, at)
+		}
+	}
+	slices.SortFunc(times, time.Time.Compare)
 	var best Floor
-	for i := 0; i <= most; i++ {
-		at := from.Add(time.Duration(i) * time.Minute)
-		if at.After(to) {
-			break
+	var when time.Time
+	var greatest Session
+	for _, at := range slices.CompactFunc(times, time.Time.Equal) {
+		if f, g := a.at(classes, at, opts); f.Demand > best.Demand {
+			best, when, greatest = f, at, g
 		}
-		if f := a.at(classes, at, opts); f.Demand > best.Demand {
-			best = f
+	}
+	if best.Classes > 0 {
+		best.Reason = fmt.Sprintf("%s at %s", greatest.Course, greatest.Start.Format("15:04"))
+		if best.Classes > 1 {
+			best.Reason = fmt.Sprintf("%d classes, the greatest %s", best.Classes, best.Reason)
 		}
+		best.Reason += fmt.Sprintf(": %.4g expected by %s", best.Demand, when.Round(time.Minute).Format("15:04"))
 	}
 	return best
 }
 
+// release is how long after its start the class is held.
+func (o Options) release(s Session) time.Duration {
+	length := s.End.Sub(s.Start)
+	if o.Release < 0 {
+		return length
+	}
+	return min(o.Release, length)
+}
+
 // at is the floor at one moment: the quantile of a sum of independent lognormal
 // classes, taken as lognormal with the same mean and variance (Fenton and
-// Wilkinson).
-func (a Attendance) at(classes []Session, at time.Time, opts Options) Floor {
-	var f Floor
-	var mean, variance, enrolled float64
-	var greatest Session
+// Wilkinson). It returns the class that is expected to bring most, too.
+func (a Attendance) at(classes []Session, at time.Time, opts Options) (f Floor, greatest Session) {
+	var mean, variance, most float64
 	for _, s := range classes {
-		since := at.Sub(s.Start)
-		release := opts.Release
-		if release < 0 || release > s.End.Sub(s.Start) {
-			release = s.End.Sub(s.Start)
-		}
+		since, release := at.Sub(s.Start), opts.release(s)
 		if since >= release {
 			continue
 		}
@@ -85,23 +99,17 @@ func (a Attendance) at(classes []Session, at time.Time, opts Options) Floor {
 		mean += m
 		variance += m * m * math.Expm1(v)
 		f.Classes++
-		enrolled += float64(s.Enrolled)
-		if s.Enrolled > greatest.Enrolled {
-			greatest = s
+		if m > most {
+			most, greatest = m, s
 		}
 		if until := s.Start.Add(release); until.After(f.Until) {
 			f.Until = until
 		}
 	}
 	if f.Classes == 0 {
-		return Floor{}
+		return Floor{}, greatest
 	}
 	spread := math.Log1p(variance / (mean * mean))
 	f.Demand = math.Exp(math.Log(mean) - spread/2 + normal(opts.Quantile)*math.Sqrt(spread))
-	f.Reason = fmt.Sprintf("%s at %s", greatest.Course, greatest.Start.Format("15:04"))
-	if f.Classes > 1 {
-		f.Reason = fmt.Sprintf("%d classes, the greatest %s", f.Classes, f.Reason)
-	}
-	f.Reason += fmt.Sprintf(": %.0f enrolled, %.4g expected by %s", enrolled, f.Demand, at.Format("15:04"))
-	return f
+	return f, greatest
 }
