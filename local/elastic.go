@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/neap-dev/neap/api/v1alpha1"
 	"github.com/neap-dev/neap/core/workload"
 	"github.com/neap-dev/neap/metrics"
 	"github.com/neap-dev/neap/sim/replay"
@@ -103,40 +102,4 @@ func (u *up) decided(at time.Time) {
 		}
 		u.day.WaitAt(time.Time{})
 	})
-}
-
-// learnPatience is how long the day waits for the first forecasts.
-const learnPatience = 90 * time.Second
-
-// learn waits until every forecast was made once, so that the first minute of the
-// day has one.
-func (u *up) learn(ctx context.Context) error {
-	began := time.Now()
-	for {
-		var l v1alpha1.ElasticPolicyList
-		if err := u.crds.List(ctx, &l); err != nil {
-			return fmt.Errorf("read the policies: %w", err)
-		}
-		want, fitted, skilled := 0, 0, 0
-		for i := range l.Items {
-			p := &l.Items[i]
-			if p.Spec.Forecast == nil {
-				continue
-			}
-			want++
-			if f := p.Status.Forecast; f != nil && f.FittedAt != nil {
-				fitted++
-				if f.Skilled {
-					skilled++
-				}
-			}
-		}
-		if fitted >= want || time.Since(began) > learnPatience {
-			u.out.step("policies", began, fmt.Sprintf("%d, with %d of %d forecasts learnt, %d of them with skill", len(l.Items), fitted, want, skilled))
-			return nil
-		}
-		if err := pause(ctx, 200*time.Millisecond); err != nil {
-			return err
-		}
-	}
 }

@@ -689,11 +689,6 @@ func (u *up) fill(ctx context.Context) (*running, func(), error) {
 	if err := u.settle(inner, r); err != nil {
 		return fail(err)
 	}
-	if u.o.Scenario.Elastic() {
-		if err := u.learn(inner); err != nil {
-			return fail(err)
-		}
-	}
 	c := u.live.count()
 	u.out.step("fleet", began, fmt.Sprintf("%d machines, %d modules, %d pods ready", c.machines, len(u.o.Scenario.Modules), c.ready))
 	u.start(inner, r, part{"the fleet", u.fleet.Run})
