@@ -85,7 +85,7 @@ func (n *Neap) Decide(s Seen) int {
 }
 
 // use is what the HPA sees too: how much of its capacity each ready pod uses,
-// which is all of it at most.
+// which is all of it at most, and which pods are not ready yet.
 func (n *Neap) use(s Seen) elastic.Metric {
 	pod := elastic.PodFigure{Value: s.Last(), Target: Target, Ready: true}
 	if s.Ready > 0 {
@@ -94,6 +94,9 @@ func (n *Neap) use(s Seen) elastic.Metric {
 	n.pods = n.pods[:0]
 	for range s.Ready {
 		n.pods = append(n.pods, pod)
+	}
+	for range s.Starting {
+		n.pods = append(n.pods, elastic.PodFigure{Value: math.NaN(), Target: Target})
 	}
 	return elastic.Metric{Name: "use", At: s.Now.Add(-Delay * time.Minute), Total: s.Last(), PerReplica: Target, Pods: n.pods}
 }

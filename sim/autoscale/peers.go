@@ -35,15 +35,17 @@ func (h *HPA) recommend(s Seen) int {
 	if !h.Requests {
 		d = min(d, float64(s.Ready))
 	}
-	ratio := d / float64(s.Ready) / Target
+	ratio, counted := d/float64(s.Ready)/Target, s.Ready
+	if ratio > 1 && s.Starting > 0 { // those not ready yet are taken to use nothing
+		ratio, counted = d/float64(pods)/Target, pods
+		if ratio < 1 {
+			return pods // and are not allowed to turn it round
+		}
+	}
 	if math.Abs(1-ratio) <= h.Tolerance {
 		return pods
 	}
-	n := int(math.Ceil(ratio*float64(s.Ready) - 1e-9))
-	if n > s.Ready && n < pods {
-		return pods
-	}
-	return n
+	return int(math.Ceil(ratio*float64(counted) - 1e-9))
 }
 
 // stabilise returns the highest recommendation of the last 300 s.
