@@ -51,6 +51,7 @@ const (
 // +kubebuilder:validation:XValidation:rule="self.min <= self.max",message="min must not be above max"
 // +kubebuilder:validation:XValidation:rule="!has(self.forecast) || has(self.load)",message="a forecast needs load: what is to be foretold"
 // +kubebuilder:validation:XValidation:rule="!has(self.timetable) || has(self.load)",message="a timetable needs load: what one replica carries"
+// +kubebuilder:validation:XValidation:rule="!has(self.reactive) || has(self.load) || has(self.reactive.metrics)",message="a reactive layer needs load, or metrics of its own"
 type ElasticPolicySpec struct {
 	// TargetRef names a workload with a /scale in the policy's own namespace. It
 	// cannot change.
@@ -158,6 +159,7 @@ type ElasticLoad struct {
 	PerReplica Decimal `json:"perReplica"`
 
 	// Target is how much of PerReplica a replica should be given.
+	// +kubebuilder:validation:XValidation:rule="double(self.substring(0, self.size() - 1)) > 0.0 && double(self.substring(0, self.size() - 1)) <= 100.0",message="a percentage above 0% and up to 100%"
 	// +kubebuilder:default="60%"
 	// +optional
 	Target Percent `json:"target,omitempty"`
@@ -253,6 +255,7 @@ type CronLayer struct {
 	// RRule is a recurrence of RFC 5545 with a DTSTART, instead of start and days:
 	// "DTSTART:20260907T183000 RRULE:FREQ=WEEKLY;BYDAY=MO,WE". Times are in TimeZone.
 	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:XValidation:rule="self.contains('DTSTART') && self.contains('RRULE:')",message="a recurrence has a DTSTART and an RRULE, such as DTSTART:20260907T183000 RRULE:FREQ=WEEKLY;BYDAY=MO,WE"
 	// +optional
 	RRule string `json:"rrule,omitempty"`
 
@@ -263,6 +266,7 @@ type CronLayer struct {
 	Duration string `json:"duration"`
 
 	// TimeZone is an IANA zone such as Asia/Shanghai.
+	// +kubebuilder:validation:XValidation:rule="self != 'Local' && !self.contains(':') && timestamp('2026-01-01T00:00:00Z').getFullYear(self) > 0",message="an IANA zone such as Asia/Shanghai"
 	// +kubebuilder:default="UTC"
 	// +kubebuilder:validation:MaxLength=64
 	// +optional
@@ -355,7 +359,7 @@ type ReactiveLayer struct {
 	Metrics []ReactiveMetric `json:"metrics,omitempty"`
 
 	// Tolerance up and down: a change smaller than this is not made.
-	// +kubebuilder:default={up:"5%",down:"10%"}
+	// +kubebuilder:default={up:"7%",down:"10%"}
 	// +optional
 	Tolerance Tolerance `json:"tolerance,omitzero"`
 
@@ -395,7 +399,7 @@ type ReactiveMetric struct {
 // Tolerance is how far from its target a figure may be.
 type Tolerance struct {
 	// Up is the tolerance before replicas are added.
-	// +kubebuilder:default="5%"
+	// +kubebuilder:default="7%"
 	// +optional
 	Up Percent `json:"up,omitempty"`
 
@@ -438,6 +442,7 @@ type ScaleIn struct {
 	Watch string `json:"watch,omitempty"`
 
 	// Step is the most that goes at once, in percent of the replicas.
+	// +kubebuilder:validation:XValidation:rule="double(self.substring(0, self.size() - 1)) > 0.0 && double(self.substring(0, self.size() - 1)) <= 100.0",message="a percentage above 0% and up to 100%"
 	// +kubebuilder:default="100%"
 	// +optional
 	Step Percent `json:"step,omitempty"`
@@ -524,6 +529,10 @@ type ElasticPolicyStatus struct {
 	// +optional
 	Leaving *LeavingStatus `json:"leaving,omitempty"`
 
+	// Returning is the move to a cheaper pool that is under way; absent if none is.
+	// +optional
+	Returning *ReturningStatus `json:"returning,omitempty"`
+
 	// Decisions counts the changes of the decision, for the ledger.
 	// +optional
 	Decisions int64 `json:"decisions,omitempty"`
@@ -580,6 +589,26 @@ type LeavingStatus struct {
 	Replicas int32 `json:"replicas"`
 
 	// Since is when they were chosen to go.
+	// +required
+	Since metav1.Time `json:"since"`
+}
+
+// ReturningStatus is a move of replicas to a cheaper pool: new ones are started
+// there, and when they are ready as many leave the last pool.
+type ReturningStatus struct {
+	// Replicas that were started beyond those desired.
+	// +required
+	Replicas int32 `json:"replicas"`
+
+	// From is the pool that they leave.
+	// +required
+	From string `json:"from"`
+
+	// To is the pool that they were started in.
+	// +required
+	To string `json:"to"`
+
+	// Since is when they were started.
 	// +required
 	Since metav1.Time `json:"since"`
 }

@@ -23,6 +23,7 @@ type HolidayCalendar struct {
 // HolidayCalendarSpec holds the days that are not what their weekday says.
 type HolidayCalendarSpec struct {
 	// TimeZone is the IANA zone in which the days begin.
+	// +kubebuilder:validation:XValidation:rule="self != 'Local' && !self.contains(':') && timestamp('2026-01-01T00:00:00Z').getFullYear(self) > 0",message="an IANA zone such as Asia/Shanghai"
 	// +kubebuilder:default="UTC"
 	// +kubebuilder:validation:MaxLength=64
 	// +optional

@@ -55,6 +55,7 @@ type TimetableSpec struct {
 	ImportedAt *metav1.Time `json:"importedAt,omitempty"`
 
 	// TimeZone is the IANA zone of the classes.
+	// +kubebuilder:validation:XValidation:rule="self != 'Local' && !self.contains(':') && timestamp('2026-01-01T00:00:00Z').getFullYear(self) > 0",message="an IANA zone such as Asia/Shanghai"
 	// +kubebuilder:default="UTC"
 	// +kubebuilder:validation:MaxLength=64
 	// +optional
