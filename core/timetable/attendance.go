@@ -1,6 +1,7 @@
 package timetable
 
 import (
+	"cmp"
 	"maps"
 	"math"
 	"slices"
@@ -139,10 +140,7 @@ func (a Attendance) Meetings(name string) int {
 // several classes meet is divided between them by what each is expected to
 // bring. The order of the counts does not matter.
 func Learn(t Timetable, module string, counts []Count) Attendance {
-	counts = slices.DeleteFunc(slices.Clone(counts), func(c Count) bool {
-		return !(c.Demand >= 0) || math.IsInf(c.Demand, 1)
-	})
-	slices.SortStableFunc(counts, func(a, b Count) int { return a.At.Compare(b.At) })
+	counts = thin(counts)
 	var a Attendance
 	if len(counts) == 0 {
 		return a
@@ -153,6 +151,34 @@ func Learn(t Timetable, module string, counts []Count) Attendance {
 		a = estimate(meetings(t, module, counts, a))
 	}
 	return a
+}
+
+// grain is the step in which arrivals are learnt: the knots of curves are no
+// closer, and finer counts only cost time.
+const grain = 5 * time.Minute
+
+// thin averages the counts of each room over every step, in the order of time,
+// and leaves out those that are none.
+func thin(counts []Count) []Count {
+	counts = slices.DeleteFunc(slices.Clone(counts), func(c Count) bool {
+		return !(c.Demand >= 0) || math.IsInf(c.Demand, 1)
+	})
+	slices.SortFunc(counts, func(a, b Count) int {
+		return cmp.Or(a.At.Truncate(grain).Compare(b.At.Truncate(grain)), cmp.Compare(a.Room, b.Room), a.At.Compare(b.At), cmp.Compare(a.Demand, b.Demand))
+	})
+	out := counts[:0]
+	n := 0.0
+	var step time.Time
+	for _, c := range counts {
+		if last := len(out) - 1; last >= 0 && out[last].Room == c.Room && c.At.Truncate(grain).Equal(step) {
+			n++
+			out[last].Demand += (c.Demand - out[last].Demand) / n
+			out[last].At = out[last].At.Add(time.Duration(float64(c.At.Sub(out[last].At)) / n))
+			continue
+		}
+		out, n, step = append(out, c), 1, c.At.Truncate(grain)
+	}
+	return out
 }
 
 // A meeting is what one session was seen to bring.
@@ -175,6 +201,16 @@ func meetings(t Timetable, module string, counts []Count, a Attendance) []meetin
 	early := -knots[0].At
 	classes := t.Between(counts[0].At, counts[len(counts)-1].At.Add(1), early, 0)
 	all := make([]seen, len(classes))
+	type prospect struct {
+		heads float64 // expected at most; 0 if that is not known
+		curve Curve
+	}
+	prospects := make([]prospect, len(classes))
+	for i, s := range classes {
+		if k, size := a.expect(s, module); size > 0 {
+			prospects[i] = prospect{math.Exp(k.median) * size, k.curve}
+		}
+	}
 	var present []int
 	var expected []float64
 	first := 0 // no class before it meets a later count
@@ -190,8 +226,8 @@ func meetings(t Timetable, module string, counts []Count, a Attendance) []meetin
 				continue
 			}
 			e := 0.0
-			if k, size := a.expect(s, module); size > 0 {
-				if e = math.Exp(k.median) * size * k.curve.At(c.At.Sub(s.Start)); e == 0 {
+			if k := prospects[i]; k.heads > 0 {
+				if e = k.heads * k.curve.At(c.At.Sub(s.Start)); e == 0 {
 					continue
 				}
 			} else {

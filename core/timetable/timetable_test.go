@@ -394,9 +394,8 @@ func TestDayType(t *testing.T) {
 	}
 }
 
-// BenchmarkClass asks once for a term of 300 classes a day, as every minute of
-// every workload does.
-func BenchmarkClass(b *testing.B) {
+// busy is a term of 300 classes a day.
+func busy() Timetable {
 	dice := rand.New(rand.NewPCG(1, 1))
 	var sessions []Session
 	for day := range 112 {
@@ -406,8 +405,26 @@ func BenchmarkClass(b *testing.B) {
 			sessions = append(sessions, s)
 		}
 	}
-	t := New(sessions)
+	return New(sessions)
+}
+
+// BenchmarkClass asks once for a busy term, as every minute of every workload does.
+func BenchmarkClass(b *testing.B) {
+	t := busy()
 	for b.Loop() {
 		Attendance{}.Class(t, monday.Add(50*24*time.Hour-10*time.Minute), 10*time.Minute, Options{})
+	}
+}
+
+// BenchmarkLearn learns from four weeks of a busy term, by the minute, as every
+// hour of every workload does.
+func BenchmarkLearn(b *testing.B) {
+	t := busy()
+	var counts []Count
+	for i := range 28 * 24 * 60 {
+		counts = append(counts, Count{At: monday.Add(time.Duration(i) * time.Minute), Demand: float64(i % 1000)})
+	}
+	for b.Loop() {
+		Learn(t, "", counts)
 	}
 }
