@@ -203,7 +203,7 @@ func TestHeadroomsRightsAreGrantedOnRequest(t *testing.T) {
 }
 
 func TestNoRightIsAWildcardOrASecret(t *testing.T) {
-	objs := render(t, "scheduler.enabled=true")
+	objs := render(t, "scheduler.enabled=true", "headroom.enabled=true", "bridge.enabled=true")
 	check := func(name string, list []rbacv1.PolicyRule) {
 		for _, r := range rules(list) {
 			if strings.Contains(r, "*") || strings.Contains(r, "secrets") || strings.Contains(r, "configmaps") || strings.Contains(r, "escalate") || strings.Contains(r, "impersonate") {
@@ -222,9 +222,10 @@ func TestNoRightIsAWildcardOrASecret(t *testing.T) {
 	for _, r := range all[rbacv1.Role](t, objs, "Role") {
 		check(r.Name, r.Rules)
 	}
-	builtIn := []string{"system:kube-scheduler", "system:volume-scheduler"}
+	builtIn := []string{"system:kube-scheduler", "system:volume-scheduler", "system:auth-delegator"}
+	own := []string{"neap-controller", "neap-scheduler", "neap-headroom", "neap-bridge"}
 	for _, b := range all[rbacv1.ClusterRoleBinding](t, objs, "ClusterRoleBinding") {
-		if b.RoleRef.Name != "neap-controller" && b.RoleRef.Name != "neap-scheduler" && !slices.Contains(builtIn, b.RoleRef.Name) {
+		if !slices.Contains(own, b.RoleRef.Name) && !slices.Contains(builtIn, b.RoleRef.Name) {
 			t.Errorf("%s binds %s", b.Name, b.RoleRef.Name)
 		}
 		for _, s := range b.Subjects {
