@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/neap-dev/neap/core/workload"
+	"github.com/neap-dev/neap/local/fleet"
 	"github.com/neap-dev/neap/metrics"
 	"github.com/neap-dev/neap/sim/replay"
 	"github.com/neap-dev/neap/sim/scenario"
@@ -57,6 +58,24 @@ func remember(ctx context.Context, m *metrics.Embedded, s *scenario.Scenario) (d
 		}
 	}
 	return longest / (24 * 60), nil
+}
+
+// told asks the metrics about a moment of the day when they know it: the physics
+// come to a full minute at the same time as those who decide on it.
+type told struct {
+	metrics.Source
+	fleet *fleet.Fleet
+}
+
+// tellPatience is how long, on the wall, a question waits for the physics.
+const tellPatience = 5 * time.Second
+
+// Instant implements [metrics.Source].
+func (s told) Instant(ctx context.Context, query string, at time.Time) ([]metrics.Series, error) {
+	wait, cancel := context.WithTimeout(ctx, tellPatience)
+	defer cancel()
+	s.fleet.Told(wait, at)
+	return s.Source.Instant(ctx, query, at)
 }
 
 // A pace holds the day back until the policies have decided each minute of it.

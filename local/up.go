@@ -140,7 +140,7 @@ type up struct {
 	player  *player.Player
 	control *controller.Controller
 	pace    pace
-	past    chan error // closed when the load before the day is written down
+	past    chan error                    // closed when the load before the day is written down
 	biller  atomic.Pointer[biller.Biller] // for the store, which is open before it
 
 	stopping atomic.Bool
@@ -674,7 +674,7 @@ func (u *up) fill(ctx context.Context) (*running, func(), error) {
 	}
 	cfg.QPS, cfg.Burst = -1, -1
 	if u.control, err = controller.New(controller.Options{
-		RESTConfig: cfg, Store: u.store, Metrics: u.source, Clock: u.day, Times: biller.Observed, Currency: u.o.Scenario.Currency, Grace: u.grace(), Log: logger,
+		RESTConfig: cfg, Store: u.store, Metrics: u.figures(), Clock: u.day, Times: biller.Observed, Currency: u.o.Scenario.Currency, Grace: u.grace(), Log: logger,
 		Ledger: u.store, Decided: u.decided,
 	}); err != nil {
 		return fail(err)
@@ -694,6 +694,14 @@ func (u *up) fill(ctx context.Context) (*running, func(), error) {
 	u.start(inner, r, part{"the fleet", u.fleet.Run})
 	u.start(inner, r, part{"the player", u.player.Run})
 	return r, end, nil
+}
+
+// figures are the metrics that the controllers ask.
+func (u *up) figures() metrics.Source {
+	if u.metrics == nil {
+		return u.source
+	}
+	return told{u.source, u.fleet}
 }
 
 // grace is how long after its end an hour is closed: what the biller waits for

@@ -75,6 +75,7 @@ type Fleet struct {
 	known     map[types.UID]*known
 	waiting   map[string]map[types.UID]*corev1.Pod // bound to a node that is not known yet
 	last      time.Time                            // end of the last step
+	told      time.Time                            // end of the last step whose samples are in the metrics
 	step      time.Duration
 	export    export
 	view      View
@@ -375,6 +376,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 	f.runs.Store(true)
 	f.mu.Lock()
 	f.last = f.opts.Clock.Now()
+	f.told = f.last
 	f.mu.Unlock()
 	for {
 		to := f.last.Truncate(f.step).Add(f.step)
@@ -416,6 +418,11 @@ func (f *Fleet) advance(ctx context.Context, to time.Time) error {
 	}
 	sink := f.opts.Metrics
 	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		f.told = to
+		f.mu.Unlock()
+	}()
 	if !due || sink == nil {
 		return nil
 	}
@@ -443,6 +450,23 @@ func (f *Fleet) CatchUp(ctx context.Context, t time.Time) {
 		select {
 		case <-ctx.Done():
 		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// Told waits until the metrics know what happened up to t, but not longer than
+// ctx. Before [Fleet.Run] nothing happens, and it does not wait.
+func (f *Fleet) Told(ctx context.Context, t time.Time) {
+	for ctx.Err() == nil {
+		f.mu.Lock()
+		done := f.last.IsZero() || !f.told.Before(t.Truncate(f.step))
+		f.mu.Unlock()
+		if done {
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(2 * time.Millisecond):
 		}
 	}
 }

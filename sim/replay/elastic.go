@@ -54,7 +54,7 @@ func Before(s *scenario.Scenario) Past {
 
 const (
 	refit      = time.Hour       // between two fits of a forecast
-	firstStart = time.Minute     // a replica's start until one was seen
+	firstStart = 5 * time.Minute // a replica's start in a pool until one was seen there
 	judged     = 5 * time.Minute // of which the guard judges the answers
 )
 
@@ -285,7 +285,7 @@ func (r *run) decideReplicas(a *scaler, claims map[string]resource.Vector) {
 	}
 	guard := a.judge(now)
 	// 2. What will be asked until replicas asked for at the next decision are ready.
-	horizon := a.start() + time.Minute
+	horizon := r.horizon(a)
 	var foretold elastic.Forecast
 	if a.tau > 0 {
 		if a.model == nil || now.Sub(a.fitted) >= refit {
@@ -355,19 +355,26 @@ func (a *scaler) learn(r *run, now time.Time, horizon time.Duration) {
 	a.fitted = now
 }
 
-// start is how long a replica takes to be ready, in the slowest of the pools
-// that one was started in.
-func (a *scaler) start() time.Duration {
-	longest, seen := time.Duration(0), false
-	for _, name := range a.spec.Places() {
-		if d, ok := a.starts[name].p95(); ok {
-			longest, seen = max(longest, d), true
-		}
+// start is how long a replica takes to be ready in a pool: what was learnt of this
+// module, else of all modules there.
+func (r *run) start(a *scaler, pool string) time.Duration {
+	if d, ok := a.starts[pool].p95(); ok {
+		return d
 	}
-	if !seen {
-		return firstStart
+	if d, ok := r.starts[pool].p95(); ok {
+		return d
 	}
-	return longest
+	return firstStart
+}
+
+// horizon is how far ahead a module's policy looks: replicas asked for at the next
+// decision must be ready, in the slowest of its pools.
+func (r *run) horizon(a *scaler) time.Duration {
+	longest := time.Duration(0)
+	for _, p := range a.spec.Elastic.Pools {
+		longest = max(longest, r.start(a, p.Name))
+	}
+	return longest + time.Minute
 }
 
 // judge holds the last minutes against the module's targets.
@@ -402,11 +409,7 @@ func (r *run) poolsOf(a *scaler, claims map[string]resource.Vector) []elastic.Po
 		if e.Max > 0 {
 			p.Max = e.Max
 		}
-		if d, ok := a.starts[e.Name].p95(); ok {
-			p.Start = d
-		} else {
-			p.Start = firstStart
-		}
+		p.Start = r.start(a, e.Name)
 		switch {
 		case !p.Serverless:
 			p.Room = r.roomFor(a, pool, claims[e.Name])
@@ -480,13 +483,15 @@ func (a *scaler) deletionCost(r *run, pool, machine string) int32 {
 }
 
 // started notes how long a replica took to start.
-func (a *scaler) started(p *pod) {
-	s := a.starts[p.pool]
-	if s == nil {
-		s = &startTimes{}
-		a.starts[p.pool] = s
+func (r *run) started(a *scaler, p *pod) {
+	for _, all := range []map[string]*startTimes{a.starts, r.starts} {
+		s := all[p.pool]
+		if s == nil {
+			s = &startTimes{}
+			all[p.pool] = s
+		}
+		s.add(p.readyAt.Sub(p.created))
 	}
-	s.add(p.readyAt.Sub(p.created))
 }
 
 // judgeOrder counts the pods that left though others should have left first.

@@ -298,7 +298,7 @@ func (r *run) bound(p *pod, pool, machine string) {
 		p.readyAt = r.e.Now()
 		r.world.SetReady(p.id, p.readyAt)
 		if a := p.module.scaler; a != nil && !r.filling {
-			a.started(p)
+			r.started(a, p)
 		}
 		if w := p.spec.Work; w != nil {
 			rating := r.state.Types[r.s.Pool(pool).MachineType].Rating()

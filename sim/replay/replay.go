@@ -163,6 +163,7 @@ type run struct {
 	filling  bool // pods that are made now are ready at once
 	scalers  []*scaler
 	scaled   time.Time // when the policies last decided
+	starts   map[string]*startTimes
 	nextID   int
 	gone     []string       // machines to forget after the next step
 	virtual  map[string]int // serverless pods by pool
@@ -212,7 +213,7 @@ func Run(ctx context.Context, s *scenario.Scenario, o Options) (*Result, error) 
 		ctx: ctx, s: s, o: o, e: engine.New(s.Start, s.Seed), end: s.Start.Add(o.Until), calendar: calendar,
 		world: world.New(s.Modules), book: machine.NewPriceBook(s.Currency),
 		pods: map[string]*pod{}, modules: map[workload.Key]*module{}, machines: map[string]*node{},
-		virtual: map[string]int{}, owned: map[string]int{}, stepped: s.Start, scaled: s.Start, samples: map[string][]bill.Sample{},
+		virtual: map[string]int{}, owned: map[string]int{}, starts: map[string]*startTimes{}, stepped: s.Start, scaled: s.Start, samples: map[string][]bill.Sample{},
 	}
 	for _, t := range s.MachineTypes {
 		if err := r.book.Set(s.Start, t); err != nil {
