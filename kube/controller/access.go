@@ -56,6 +56,7 @@ var Permissions = []Permission{
 	{Group: "apps", Resource: "daemonsets", Verbs: []string{"get"}, Optional: "a Module's status cannot tell that its DaemonSet does not exist"},
 	{Group: "batch", Resource: "cronjobs", Verbs: []string{"get"}, Optional: "a Module's status cannot tell that its CronJob does not exist"},
 	{Group: "", Resource: "pods", Verbs: []string{"patch"}, Optional: "pods of the job class wait at their gate for ever, and pods that another scheduler bound leave in no order"},
+	{Group: "", Resource: "pods", Verbs: []string{"delete"}, Optional: "pods that a serverless provider refuses stay where they are"},
 	{Group: "", Resource: "pods/status", Verbs: []string{"patch"}, Optional: "replicas are deleted without having been cut off from traffic"},
 	{Group: "events.k8s.io", Resource: "events", Verbs: []string{"create", "patch"}, Optional: "replicas that left out of order are counted and not told as events"},
 	{Group: "scheduling.alibabacloud.com", Resource: "resourcepolicies", Verbs: []string{"list"}, Optional: "a ResourcePolicy of ACK that orders the pods of an ElasticPolicy goes unseen"},

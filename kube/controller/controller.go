@@ -230,6 +230,10 @@ func (c *Controller) scaling(cfg *rest.Config, mgr ctrl.Manager) error {
 	c.Scaler, err = scaler.New(scaler.Options{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Scales: scales, Mapper: mgr.GetRESTMapper(),
 		Clock: c.o.Clock, Observed: c.o.Times == biller.Observed, Metrics: c.o.Metrics, Ledger: c.o.Ledger, Decided: c.o.Decided, Log: c.o.Log,
+		Prices: func() *machine.PriceBook {
+			book, _ := c.Biller.Book() // what has no price is told in the pools' own statuses
+			return book
+		},
 	})
 	if err != nil {
 		return err

@@ -244,6 +244,12 @@ func SimulatedLife(pod *corev1.Pod) (time.Duration, bool) {
 	return d, err == nil && d >= 0
 }
 
+// Refused reports whether the provider of a virtual node does not create a pod:
+// virtual-kubelet says so with this reason, and goes on asking.
+func Refused(pod *corev1.Pod) bool {
+	return pod.Status.Reason == "ProviderFailed" && pod.Status.Phase == corev1.PodPending
+}
+
 // BecameReady returns when a pod became ready, if it is.
 func BecameReady(pod *corev1.Pod) (time.Time, bool) {
 	for _, c := range pod.Status.Conditions {
@@ -289,7 +295,7 @@ func TrimPod(pod *corev1.Pod) {
 	}
 	st := pod.Status
 	pod.Status = corev1.PodStatus{
-		Phase: st.Phase, StartTime: st.StartTime, Resources: st.Resources, AllocatedResources: st.AllocatedResources,
+		Phase: st.Phase, Reason: st.Reason, StartTime: st.StartTime, Resources: st.Resources, AllocatedResources: st.AllocatedResources,
 		ContainerStatuses: trimStatuses(st.ContainerStatuses), InitContainerStatuses: trimStatuses(st.InitContainerStatuses),
 	}
 	for _, c := range st.Conditions {

@@ -24,6 +24,7 @@ type Pod struct {
 	Ready    bool
 	Cost     string // of its deletion; "" is none
 
+	Refused   bool // its provider does not create it
 	Gated     bool // it has the gate neap.dev/serving
 	CutOff    bool // the gate is false
 	Undecided bool // the gate is neither: it was not opened yet
@@ -36,6 +37,7 @@ type Observation struct {
 	Desired  int // replicas, as the scaler decided
 	Leaving  int // replicas that are to leave, as the scaler decided
 	Pods     []Pod
+	Planned  map[int]int // replicas, by rank of the pool
 	// Disrupted are pods, of these or already leaving, that somebody takes away by
 	// name: evicted, preempted, or on a machine that goes.
 	Disrupted []types.UID
@@ -57,6 +59,7 @@ type Verdict struct {
 	Costs map[string]int32 // by name of pod: to be written
 	Shut  []string         // pods to be cut off from traffic
 	Open  []string         // pods to get traffic
+	Drop  []string         // pods that no provider creates, to be made anew elsewhere
 
 	Judged     bool // a scale-in has ended
 	Violations int
@@ -119,7 +122,21 @@ func Decide(seen Observation, was State) (Verdict, State) {
 		}
 	}
 
-	// 4. The check.
+	// 4. Those that a provider refuses and the plan has elsewhere.
+	surplus := map[int]int{}
+	for _, p := range seen.Pods {
+		if p.Bound {
+			surplus[p.Rank]++
+		}
+	}
+	for _, p := range seen.Pods {
+		if plan, ok := seen.Planned[p.Rank]; ok && p.Refused && surplus[p.Rank] > plan {
+			v.Drop = append(v.Drop, p.Name)
+			surplus[p.Rank]--
+		}
+	}
+
+	// 5. The check.
 	switch {
 	case v.Rollout || !next.begun:
 		next.settle(seen)

@@ -143,6 +143,10 @@ func TestDecide(t *testing.T) {
 			[]Observation{{Pools: 3, Desired: 4, Pods: change(gated(all), "p0-00", func(p *Pod) { p.Undecided = true })}},
 			Verdict{Costs: none, Open: []string{"p0-00"}},
 		},
+		"what a provider refuses is made anew where the plan has a place for it": {
+			[]Observation{{Pools: 3, Desired: 4, Planned: map[int]int{0: 2, 1: 1, 2: 1}, Pods: change(change(all, "p2-00", func(p *Pod) { p.Refused = true }), "p2-01", func(p *Pod) { p.Refused = true })}},
+			Verdict{Costs: none, Drop: []string{"p2-00"}},
+		},
 		"where somebody else orders the pods, nothing is written": {
 			[]Observation{{Pools: 3, Desired: 4, Rival: "theirs", Pods: []Pod{{Name: "bound", UID: "bound", Rank: 1, Bound: true}}}},
 			Verdict{Costs: none},

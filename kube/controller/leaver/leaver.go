@@ -109,7 +109,7 @@ func selector(p *v1alpha1.ElasticPolicy) (labels.Selector, bool) {
 
 // +kubebuilder:rbac:groups=neap.dev,resources=elasticpolicies,verbs=get;list;watch
 // +kubebuilder:rbac:groups=neap.dev,resources=elasticpolicies/status,verbs=patch
-// +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch;patch;delete
 // +kubebuilder:rbac:groups="",resources=pods/status,verbs=patch
 // +kubebuilder:rbac:groups="",resources=nodes,verbs=get;list;watch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
@@ -153,6 +153,12 @@ func (r *Reconciler) observe(ctx context.Context, p *v1alpha1.ElasticPolicy, sel
 	if l := p.Status.Leaving; l != nil {
 		seen.Leaving = int(l.Replicas)
 	}
+	seen.Planned = map[int]int{}
+	for _, s := range p.Status.Pools {
+		if i := slices.IndexFunc(p.Spec.Pools, func(q v1alpha1.PolicyPool) bool { return q.Name == s.Name }); i >= 0 {
+			seen.Planned[i] = int(s.Planned)
+		}
+	}
 	var pools v1alpha1.ResourcePoolList
 	var pods corev1.PodList
 	if err := errors.Join(
@@ -189,7 +195,7 @@ func (r *Reconciler) observe(ctx context.Context, p *v1alpha1.ElasticPolicy, sel
 		}
 		one := Pod{
 			UID: pod.UID, Name: pod.Name, Rank: len(p.Spec.Pools), Cost: pod.Annotations[corev1.PodDeletionCost],
-			Ready: status(pod, corev1.PodReady) == corev1.ConditionTrue, Bound: pod.Spec.NodeName != "",
+			Ready: status(pod, corev1.PodReady) == corev1.ConditionTrue, Bound: pod.Spec.NodeName != "", Refused: convert.Refused(pod),
 		}
 		for _, l := range []string{"pod-template-hash", "controller-revision-hash", "rollouts-pod-template-hash"} {
 			if one.Revision = pod.Labels[l]; one.Revision != "" {
@@ -283,6 +289,12 @@ func (r *Reconciler) apply(ctx context.Context, p *v1alpha1.ElasticPolicy, v Ver
 			patch := fmt.Appendf(nil, `{"status":{"conditions":[{"type":%q,"status":%q,"reason":%q,"lastTransitionTime":%q}]}}`,
 				v1alpha1.ReadinessServing, gate.status, gate.reason, time.Now().UTC().Format(time.RFC3339))
 			errs = append(errs, r.patch(ctx, p.Namespace, name, types.StrategicMergePatchType, patch, "status"))
+		}
+	}
+	for _, name := range v.Drop {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: name}}
+		if err := client.IgnoreNotFound(r.o.Client.Delete(ctx, pod)); err != nil {
+			errs = append(errs, fmt.Errorf("delete pod %s/%s, which its provider refuses: %w", p.Namespace, name, err))
 		}
 	}
 	return errors.Join(errs...)

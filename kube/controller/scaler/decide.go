@@ -12,6 +12,9 @@ type verdict struct {
 	Acts     bool // it is to be carried out
 	Pools    []elastic.PoolTarget
 	Unplaced int // replicas that no pool takes
+
+	Returning *v1alpha1.ReturningStatus // a move under way, whose replicas Desired has besides
+	Moved     int                       // replicas that a move has brought to another pool now
 }
 
 // decideOn decides on what was seen. It is pure.
@@ -22,7 +25,7 @@ func decideOn(seen *observation) verdict {
 		return stay
 	}
 	said := verdict{Decision: elastic.Decide(elastic.Input{
-		Policy: seen.Declared.Policy, Now: seen.Now, Current: seen.Current, Ready: seen.Ready,
+		Policy: seen.Declared.Policy, Now: seen.Now, Current: seen.Current - seen.surge(), Ready: min(seen.Ready, seen.Current-seen.surge()),
 		Metrics: seen.Metrics, Class: seen.Class, Forecast: seen.Forecast,
 		Rollout: seen.Rollout, Guard: seen.Guard, State: seen.State,
 	})}
@@ -34,6 +37,7 @@ func decideOn(seen *observation) verdict {
 		return stay
 	}
 	if len(seen.Pools) > 0 {
+		returnTrip(seen, &said)
 		said.Pools, said.Unplaced = elastic.Spread(elastic.SpreadInput{Desired: said.Desired, Need: seen.Horizon, Pools: seen.Pools})
 	}
 	return said

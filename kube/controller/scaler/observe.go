@@ -49,6 +49,7 @@ type observation struct {
 	Pools          []elastic.Pool
 	kinds          map[string]v1alpha1.PoolKind
 	readyIn        map[string]int
+	roomSince      map[string]time.Time // by pool, where there is room
 
 	Load    float64 // units a second; NaN: not known
 	Metrics []elastic.Metric
@@ -130,7 +131,8 @@ func (s *Scaler) observe(ctx context.Context, w *world, p *v1alpha1.ElasticPolic
 		seen.Pods = w.pods.find(p.Namespace, sel)
 		seen.Ready = s.lookAtPods(seen, st)
 	}
-	seen.lookAtPools(w, st)
+	s.lookAtPools(w, st, seen)
+	s.lookAtPrices(w, st, seen)
 
 	// 3. What it is asked for, now and soon.
 	s.lookAtClasses(w, p, st, seen)
@@ -214,18 +216,25 @@ const (
 	defaultStart   = 5 * time.Minute
 	machineStart   = 3 * time.Minute // to buy a machine, on top of the start on it
 	decisionsApart = time.Minute     // what is asked for later comes later
+
+	refusedAfter = 30 * time.Second // a provider that only paces creates has taken a replica by then
+	refusedFor   = 5 * time.Minute  // how long a provider that refused is not asked for more
 )
 
 // lookAtPools counts the pods by pool, learns how long they take to start, and
 // finds the room there is.
-func (seen *observation) lookAtPools(w *world, st *state) {
+func (s *Scaler) lookAtPools(w *world, st *state, seen *observation) {
 	p := seen.Policy
 	counted := st.counted
-	in := map[string]int{}
+	in, refused := map[string]int{}, map[string]int{}
 	seen.kinds, seen.readyIn = map[string]v1alpha1.PoolKind{}, map[string]int{}
 	for _, pod := range seen.Pods {
 		pool := w.poolOf[pod.Spec.NodeName]
-		if pod.Spec.NodeName != "" {
+		switch {
+		case pod.Spec.NodeName == "":
+		case convert.Refused(pod) && s.births.age(pod.UID, seen.Now) > refusedAfter:
+			refused[pool]++
+		default:
 			in[pool]++
 		}
 		if _, ok := convert.BecameReady(pod); ok {
@@ -262,6 +271,13 @@ func (seen *observation) lookAtPools(w *world, st *state) {
 		pool.GrowStart = pool.Start + machineStart
 		if seen.Pending > pool.GrowStart {
 			pool.Grow = 0 // nobody buys machines, or there are none to be had
+		}
+		if n := refused[declared.Name]; n > 0 {
+			st.refusedAt[declared.Name] = seen.Now
+			seen.Missing = append(seen.Missing, fmt.Sprintf("the provider of ResourcePool %s refuses %d replicas: its quota may be used up", declared.Name, n))
+		}
+		if at, ok := st.refusedAt[declared.Name]; ok && seen.Now.Sub(at) < refusedFor && !at.After(seen.Now) {
+			pool.Room = 0
 		}
 		seen.Pools = append(seen.Pools, pool)
 	}

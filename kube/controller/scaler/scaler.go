@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/neap-dev/neap/api/v1alpha1"
 	"github.com/neap-dev/neap/core/bill"
 	"github.com/neap-dev/neap/core/elastic"
+	"github.com/neap-dev/neap/core/machine"
 	"github.com/neap-dev/neap/metrics"
 )
 
@@ -50,6 +52,9 @@ type Options struct {
 	Metrics metrics.Source
 	// Ledger keeps decisions; nil keeps none.
 	Ledger Ledger
+	// Prices are what replicas cost in their pools; nil or without an answer, no
+	// replica moves to a cheaper pool.
+	Prices func() *machine.PriceBook
 	// Decided is called after each minute's decisions; nil is not called.
 	Decided func(at time.Time)
 	// Log takes what happens; nil means slog.Default.
@@ -77,16 +82,18 @@ type Scaler struct {
 // A state is what is remembered of one policy between two minutes. One decision
 // at a time has it; what the learner shares with it is in demand.
 type state struct {
-	declared declared
-	decision elastic.State
-	starts   map[string]*startTimes // by pool; "" is outside of every pool
-	counted  int64                  // births up to here are in starts
-	replica  request                // of one replica, once one was seen
-	demand   *demand
-	classes  classes
-	restored bool                          // what the status says of a scale-in under way was taken over
-	last     *v1alpha1.ElasticPolicyStatus // as it was written
-	written  time.Time                     // by the wall
+	declared  declared
+	decision  elastic.State
+	starts    map[string]*startTimes // by pool; "" is outside of every pool
+	roomSince map[string]time.Time   // by pool
+	refusedAt map[string]time.Time   // by pool
+	counted   int64                  // births up to here are in starts
+	replica   request                // of one replica, once one was seen
+	demand    *demand
+	classes   classes
+	restored  bool                          // what the status says of a scale-in under way was taken over
+	last      *v1alpha1.ElasticPolicyStatus // as it was written
+	written   time.Time                     // by the wall
 }
 
 // New returns a Scaler that knows nothing yet.
@@ -232,7 +239,7 @@ func (s *Scaler) forget(w *world) {
 	}
 	for uid := range there {
 		if s.states[uid] == nil {
-			s.states[uid] = &state{starts: map[string]*startTimes{}, demand: &demand{}}
+			s.states[uid] = &state{starts: map[string]*startTimes{}, roomSince: map[string]time.Time{}, refusedAt: map[string]time.Time{}, demand: &demand{}}
 		}
 	}
 }
@@ -257,13 +264,32 @@ func (s *Scaler) one(ctx context.Context, w *world, p *v1alpha1.ElasticPolicy) e
 	}
 	st.decision = said.Next
 	// 3. Act. What was decided is absolute, so that doing it twice is doing it once.
-	if said.Acts && said.Desired != seen.Current {
+	// Where new replicas may be is said before they come: admission and the
+	// scheduler look there.
+	if said.Acts && said.Desired > seen.Current {
+		seen.ActErr = s.plan(ctx, p, seen, said, st)
+	}
+	if said.Acts && said.Desired != seen.Current && seen.ActErr == nil {
 		seen.ActErr = s.scale(ctx, p, seen.target, said.Desired)
 	}
 	// 4. Record: the ledger before the status, which counts its rows.
 	err := s.record(ctx, p, st, seen, said)
 	s.figures.set(p, seen, said)
 	return err
+}
+
+// plan writes into the status how many replicas each pool may have, if that is new.
+func (s *Scaler) plan(ctx context.Context, p *v1alpha1.ElasticPolicy, seen *observation, said verdict, st *state) error {
+	to := p.DeepCopy()
+	to.Status.Pools = statusOf(seen, said, st).Pools
+	if slices.EqualFunc(p.Status.Pools, to.Status.Pools, samePlan) {
+		return nil
+	}
+	if err := s.o.Client.Status().Patch(ctx, to, client.MergeFrom(p)); err != nil {
+		return fmt.Errorf("write the plan of the pools: %w", err)
+	}
+	p.Status.Pools, p.ResourceVersion = to.Status.Pools, to.ResourceVersion
+	return nil
 }
 
 // scale sets the replicas of the target, unless it has changed since it was read.

@@ -56,6 +56,7 @@ func statusOf(seen *observation, said verdict, st *state) v1alpha1.ElasticPolicy
 	if out.Selector = ""; seen.target.scale != nil {
 		out.Selector = seen.target.scale.Status.Selector
 	}
+	out.Returning = said.Returning
 	out.Leaving = nil
 	if said.CutOff > 0 && said.Acts {
 		out.Leaving = &v1alpha1.LeavingStatus{Replicas: int32(said.CutOff), Since: metav1.NewTime(said.Next.ScaleIn.Since)}
@@ -273,14 +274,16 @@ func percent(share float64) string {
 // come and go with the load, which may wait.
 func same(a, b v1alpha1.ElasticPolicyStatus) bool {
 	if a.ObservedGeneration != b.ObservedGeneration || a.Desired != b.Desired || a.Winner != b.Winner || a.Decisions != b.Decisions ||
-		(a.Leaving == nil) != (b.Leaving == nil) || a.Leaving != nil && *a.Leaving != *b.Leaving || a.Selector != b.Selector {
+		(a.Leaving == nil) != (b.Leaving == nil) || (a.Returning == nil) != (b.Returning == nil) || a.Leaving != nil && *a.Leaving != *b.Leaving || a.Selector != b.Selector {
 		return false
 	}
-	return slices.EqualFunc(a.Pools, b.Pools, func(x, y v1alpha1.PolicyPoolStatus) bool {
-		return x.Name == y.Name && x.Planned == y.Planned && x.Kind == y.Kind
-	}) && slices.EqualFunc(a.Conditions, b.Conditions, func(x, y metav1.Condition) bool {
+	return slices.EqualFunc(a.Pools, b.Pools, samePlan) && slices.EqualFunc(a.Conditions, b.Conditions, func(x, y metav1.Condition) bool {
 		return x.Type == y.Type && x.Status == y.Status && x.Reason == y.Reason
 	})
+}
+
+func samePlan(x, y v1alpha1.PolicyPoolStatus) bool {
+	return x.Name == y.Name && x.Planned == y.Planned && x.Kind == y.Kind
 }
 
 // row is the line of the ledger for a status that follows another; ok is false if
@@ -303,6 +306,8 @@ func row(seen *observation, said verdict, was, is v1alpha1.ElasticPolicyStatus) 
 			return d, false
 		}
 		d.Action = "stop"
+	case said.Moved > 0 || was.Returning == nil && is.Returning != nil:
+		d.Action = "return"
 	case was.Desired != is.Desired, said.Acts && said.Desired != seen.Current && (seen.ActErr == nil || changed(v1alpha1.ConditionReady)):
 		d.Action = "scale"
 	case said.Gate != elastic.GateNone && changed(v1alpha1.ConditionScaleInAllowed):
