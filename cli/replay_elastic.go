@@ -37,7 +37,7 @@ func newReplayElasticCommand() *cobra.Command {
 	e := elasticReplay{}
 	var policies strings.Builder
 	for _, name := range autoscale.Policies() {
-		fmt.Fprintf(&policies, "  %-16s %s\n", name, autoscale.Explain(name))
+		fmt.Fprintf(&policies, "  %-22s %s\n", name, autoscale.Explain(name))
 	}
 	cmd := &cobra.Command{
 		Use:   "elastic --series FILE… | --prometheus URL --query PROMQL",

@@ -20,6 +20,12 @@ type Neap struct {
 	Policy elastic.Policy
 	// UnderCost, if not 0, replaces the constant.
 	UnderCost float64
+	// RefitMinutes, if not 0, replaces the hour between two fits.
+	RefitMinutes int
+	// Blind makes no forecast; Waits forgets what will not come back, so that
+	// scale-in waits out its stabilisation; Requests follows the demand itself
+	// instead of what the pods use. They are for seeing what a part is worth.
+	Blind, Waits, Requests bool
 	// Class, if set, says what the timetable says of a minute; nil: no timetable.
 	Class func(now time.Time, horizon time.Duration) elastic.Class
 
@@ -45,7 +51,11 @@ func (n *Neap) Decide(s Seen) int {
 	// ready a minute after those asked for now.
 	horizon := time.Duration(s.StartMinutes+1) * time.Minute
 	begin := s.Now.Add(-time.Duration(s.Minute) * time.Minute)
-	if n.model == nil || s.Minute >= n.fitted+neapRefit {
+	refit := n.RefitMinutes
+	if refit == 0 {
+		refit = neapRefit
+	}
+	if n.model == nil || s.Minute >= n.fitted+refit {
 		from := max(0, len(s.Demand)-neapHistory)
 		n.model = forecast.Fit(forecast.Series{Start: begin.Add(time.Duration(from) * time.Minute), Step: time.Minute, Values: s.Demand[from:]},
 			forecast.Options{Horizon: horizon})
@@ -70,6 +80,12 @@ func (n *Neap) Decide(s Seen) int {
 		Metrics:  []elastic.Metric{n.use(s)},
 		Forecast: policy.Foretell(n.model, s.Now, horizon, forecast.Newsvendor(cost, 1), n.model.Skill().Reason),
 	}
+	if n.Blind {
+		in.Forecast = elastic.Forecast{}
+	}
+	if n.Waits {
+		in.Forecast.Return = 0
+	}
 	if n.Class != nil {
 		in.Class = n.Class(s.Now, horizon)
 	}
@@ -92,13 +108,16 @@ func (n *Neap) use(s Seen) elastic.Metric {
 		pod.Value = min(pod.Value/float64(s.Ready), 1)
 	}
 	n.pods = n.pods[:0]
+	if n.Requests {
+		return elastic.Metric{Name: "demand", At: s.Now.Add(-Delay * time.Minute), Total: s.Last(), PerReplica: Target}
+	}
 	for range s.Ready {
 		n.pods = append(n.pods, pod)
 	}
 	for range s.Starting {
 		n.pods = append(n.pods, elastic.PodFigure{Value: math.NaN(), Target: Target})
 	}
-	return elastic.Metric{Name: "use", At: s.Now.Add(-Delay * time.Minute), Total: s.Last(), PerReplica: Target, Pods: n.pods}
+	return elastic.Metric{Name: "use", At: s.Now.Add(-Delay * time.Minute), Pods: n.pods}
 }
 
 // Forecast implements [Forecaster].

@@ -10,10 +10,16 @@ var policies = []struct {
 	name, what string
 	make       func(w *Workload) Policy
 }{
-	{"neap", "this product: core/forecast and core/elastic", func(*Workload) Policy { return &Neap{} }},
-	{"hpa", "HPA v2 with its defaults, on use measured at the pods", func(*Workload) Policy { return NewHPA() }},
-	{"hpa-tolerance-0", "the same with tolerance 0", func(*Workload) Policy { return &HPA{} }},
-	{"hpa-requests", "HPA v2 with its defaults, on demand counted before the pods", func(*Workload) Policy { return &HPA{Tolerance: 0.1, Requests: true} }},
+	{"neap", "this product: core/forecast and core/elastic, on use measured at the pods", func(*Workload) Policy { return &Neap{} }},
+	{"neap-without-forecast", "the same with what is measured alone", func(*Workload) Policy { return &Neap{Blind: true} }},
+	{"neap-without-return", "the same, but scale-in always waits out its 300 s", func(*Workload) Policy { return &Neap{Waits: true} }},
+	{"neap-requests", "the same, on demand counted before the pods", func(*Workload) Policy { return &Neap{Requests: true} }},
+	{"neap-refit-12h", "the same, fitted every twelve hours", func(*Workload) Policy { return &Neap{RefitMinutes: 720} }},
+	{"neap-under-3", "the same, a pod short costs three of one too many, not ten", func(*Workload) Policy { return &Neap{UnderCost: 3} }},
+	{"neap-under-30", "the same, a pod short costs thirty", func(*Workload) Policy { return &Neap{UnderCost: 30} }},
+	{"hpa", "HPA v2 with its defaults, on the same", func(*Workload) Policy { return NewHPA() }},
+	{"hpa-tolerance-0", "HPA v2 with tolerance 0", func(*Workload) Policy { return &HPA{} }},
+	{"hpa-requests", "HPA v2, on demand counted before the pods", func(*Workload) Policy { return &HPA{Tolerance: 0.1, Requests: true} }},
 	{"ehpa", "Crane's EHPA: HPA, and the highest DSP forecast of the next hour", func(w *Workload) Policy { return NewEHPA(w.Scale) }},
 	{"seasonal", "HPA, and the median of the same time in the last seven days", func(*Workload) Policy { return NewSeasonal(0.5) }},
 	{"seasonal-q90", "the same with the 90 % quantile", func(*Workload) Policy { return NewSeasonal(0.9) }},

@@ -247,7 +247,7 @@ func Replay(ctx context.Context, w *Workload, p Policy, o Options) (Result, erro
 			r.IdealMinutes += float64(ideal(d))
 		}
 		// 4. The policy decides.
-		want := p.Decide(Seen{Minute: t, Now: w.From.Add(time.Duration(t) * time.Minute), Demand: w.Demand[:t+1-Delay],
+		want := p.Decide(Seen{Minute: t, Now: w.From.Add(time.Duration(t) * time.Minute), Demand: w.Demand[: t+1-Delay : t+1-Delay],
 			Ready: ready, Starting: inFlight, StartMinutes: o.StartMinutes})
 		want = min(max(want, 1), MaxPods)
 		if o.Each != nil {
