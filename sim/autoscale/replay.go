@@ -93,8 +93,8 @@ func Prepare(s *Series, p Preparation) (*Workload, error) {
 	if days == 0 {
 		days = max(DefaultTrainDays(s), 2)
 	}
-	if days < 1 || days > len(s.Value)/day+1 && days > 3660 {
-		return nil, fmt.Errorf("%s: %d days to learn from make no sense; give a number from 1 on", s.Name, days)
+	if days < 1 || days > maxMinutes/day {
+		return nil, fmt.Errorf("%s: %d days to learn from make no sense; give 1 to %d", s.Name, days, maxMinutes/day)
 	}
 	test := days * day
 	if len(s.Value) < test+day {
