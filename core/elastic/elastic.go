@@ -87,6 +87,8 @@ type Policy struct {
 	// the target. 0 means that demand is not known, so that forecast and timetable
 	// say nothing.
 	Unit float64
+	// Carries is how much demand one replica carries when fully used; 0 means Unit.
+	Carries float64
 
 	Manual    []ManualEntry
 	Schedules []Schedule
@@ -99,7 +101,7 @@ type Policy struct {
 
 // A ForecastRule bounds what a forecast may do.
 type ForecastRule struct {
-	MaxLift   float64       // × what the reactive layer says, outside of classes; 0 means 3
+	MaxLift   float64       // × what the load needs, now or at its usual busy times, outside of classes; 0 means 3
 	Tolerance Tolerance     // a change smaller than this is not made
 	Stabilize time.Duration // how long it must have been lower before replicas go; 0: not at all
 }
@@ -132,6 +134,8 @@ func (p Policy) Validate() error {
 		return fmt.Errorf("the bounds are %d to %d; min must be 0 or more, and max 1 or more, not below min and at most %d", p.Min, p.Max, most)
 	case !known(p.Unit):
 		return fmt.Errorf("one replica is given %v of the demand; it must be above 0, or 0 if demand is not measured", p.Unit)
+	case p.Carries != 0 && !(known(p.Carries) && p.Carries >= p.Unit):
+		return fmt.Errorf("one replica carries %v and is given %v of it; the first must not be less", p.Carries, p.Unit)
 	case p.Forecast.MaxLift != 0 && !(p.Forecast.MaxLift >= 1 && known(p.Forecast.MaxLift)):
 		return fmt.Errorf("maxLift is %v; it must be 1 or more", p.Forecast.MaxLift)
 	case p.Forecast.Stabilize < 0:
@@ -192,7 +196,8 @@ type Class struct {
 type Forecast struct {
 	Demand float64 // what must be ready at the horizon
 	Return float64 // the most that may come back within the stabilisation: what was higher is over
-	Soon   float64 // the most within ScaleIn.HoldIfNeededWithin
+	Soon   float64 // what is to be expected within ScaleIn.HoldIfNeededWithin
+	Usual  float64 // demand at the busy times: MaxLift counts from it where the load needs less
 	Reason string  // a clause: what it rests on
 }
 
@@ -347,7 +352,7 @@ func (in Input) measured(before State) sight {
 		if lift == 0 {
 			lift = 3
 		}
-		base := max(s.next.Last, p.Min, 1)
+		base := max(s.next.Last, in.units(in.Forecast.Usual), p.Min, 1)
 		if bound := int(min(lift*float64(base), most)); n > bound {
 			n = bound
 			reason += fmt.Sprintf(", but may lift to no more than %d (%v × %d)", bound, lift, base)
@@ -465,7 +470,7 @@ func count(n int) string {
 
 // amount prints a demand.
 func amount(demand float64) string {
-	if demand >= 100 {
+	if demand >= 100 && demand < 1e9 {
 		return fmt.Sprintf("%.0f", math.Ceil(demand))
 	}
 	return fmt.Sprintf("%.3g", demand)

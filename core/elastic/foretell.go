@@ -5,24 +5,43 @@ import (
 	"time"
 )
 
-// A Foreteller knows what demand will come: a core/forecast Model.
+// A Foreteller knows what demand will come: a core/forecast Model. ok is false
+// when it cannot tell.
 type Foreteller interface {
-	// Peak returns the tau-quantile of the highest demand from t+from to t+to, as
-	// seen from t. ok is false when it cannot tell.
+	// Quantile returns the tau-quantile of the demand at t+horizon, as seen from t.
+	Quantile(t time.Time, horizon time.Duration, tau float64) (demand float64, ok bool)
+	// Peak returns the tau-quantile of the highest demand from t+from until t+to.
 	Peak(t time.Time, from, to time.Duration, tau float64) (demand float64, ok bool)
+	// Provide returns the capacity that is worth having from t+from until t+to,
+	// where tau says how dear it is to be short.
+	Provide(t time.Time, from, to time.Duration, tau float64) (capacity float64, ok bool)
+	// Usual returns what demand is at the workload's busy times.
+	Usual() float64
 }
 
 // Foretell asks f what a decision at now has to know: what must be ready until
 // replicas asked for at the next decision would be, horizon from now, and what
-// may come back within the stabilisation and within ScaleIn.HoldIfNeededWithin.
-// tau is the quantile to make ready for; reason is a clause for people.
+// may come back meanwhile and within ScaleIn.HoldIfNeededWithin. What is expected
+// is served at the target; what is only feared, and worth being ready for, may
+// fill the replicas. tau says how dear it is to be short; reason is a clause for
+// people.
 func (p Policy) Foretell(f Foreteller, now time.Time, horizon time.Duration, tau float64, reason string) Forecast {
-	peak := func(to time.Duration) float64 {
-		v, ok := f.Peak(now, 0, to, tau)
-		if !ok || to <= 0 {
+	carries := max(p.Carries, p.Unit)
+	fill := 1.0
+	if carries > 0 {
+		fill = p.Unit / carries
+	}
+	known := func(v float64, ok bool) float64 {
+		if !ok {
 			return math.NaN()
 		}
 		return v
 	}
-	return Forecast{Demand: peak(horizon), Return: peak(max(horizon, p.Reactive.Down.Stabilize)), Soon: peak(p.ScaleIn.HoldIfNeededWithin), Reason: reason}
+	feared := known(f.Provide(now, 0, horizon, tau)) * fill
+	expected := known(f.Quantile(now, horizon, 0.5))
+	soon := math.NaN()
+	if w := p.ScaleIn.HoldIfNeededWithin; w > 0 {
+		soon = known(f.Peak(now, 0, w, 0.5))
+	}
+	return Forecast{Demand: max(feared, expected), Return: feared, Soon: soon, Usual: f.Usual(), Reason: reason}
 }

@@ -86,7 +86,7 @@ type History struct {
 	Changes     []Change         // oldest first
 	PanicUntil  time.Time
 	PanicFloor  int
-	Last        int // what the load needed when it was last measured, before the rates; 0: never
+	Last        int // the most that the load needed within the stabilisation before it was last measured; 0: never
 }
 
 // most bounds every count of replicas, so that sums cannot overflow.
@@ -221,15 +221,15 @@ func (r Reactive) follow(in Input, h History, since time.Time, mayReturn int) fo
 		out.idle = false
 	} else {
 		recent := h.recent(r, in)
-		want := r.steady(in, h, recent, raw, since, mayReturn)
+		want, lately := r.steady(in, h, recent, raw, since, mayReturn)
 		if rec := (Recommendation{in.Now, raw}); recent[len(recent)-1] != rec {
 			recent = append(recent, rec)
 		}
-		out.next.Recommended, out.next.Last = recent, max(raw, want)
+		out.next.Recommended, out.next.Last = recent, lately
 		reason := fmt.Sprintf("the load (%s) needs %d", from, raw)
 		switch {
 		case want > raw:
-			reason = fmt.Sprintf("the load (%s) needed %d within the last %v and needs %d now", from, want, r.Down.Stabilize, raw)
+			reason = fmt.Sprintf("the load (%s) needed %d within the last %v and needs %d now", from, lately, r.Down.Stabilize, raw)
 		case want < raw:
 			reason = fmt.Sprintf("the load (%s) needs %d, and no faster than to %d is allowed", from, raw, want)
 		}
@@ -244,7 +244,8 @@ func (r Reactive) follow(in Input, h History, since time.Time, mayReturn int) fo
 // steady bounds a raw recommendation by what was recommended before and by the
 // rates, as HPA does with spec.behavior. What was said exactly so long ago counts
 // still: HPA, which asks every 15 s, keeps a minute's figure for that long too.
-func (r Reactive) steady(in Input, h History, recent []Recommendation, raw int, since time.Time, mayReturn int) int {
+// down is the most that was recommended and may return, whatever is there now.
+func (r Reactive) steady(in Input, h History, recent []Recommendation, raw int, since time.Time, mayReturn int) (want, down int) {
 	up, down := raw, raw
 	for _, rec := range recent {
 		age := in.Now.Sub(rec.At)
@@ -255,14 +256,14 @@ func (r Reactive) steady(in Input, h History, recent []Recommendation, raw int, 
 			down = max(down, min(rec.Replicas, mayReturn))
 		}
 	}
-	want := min(max(in.Current, up), down)
+	want = min(max(in.Current, up), down)
 	if want > in.Current {
 		want = min(want, r.Up.limit(h.Changes, in.Now, in.Current, 1))
 	}
 	if want < in.Current && r.Down.Off {
 		want = in.Current
 	}
-	return want
+	return want, down
 }
 
 // recent returns the recommendations that count still. Where there are none, such
