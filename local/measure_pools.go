@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -40,6 +42,7 @@ type PoolsMeasurement struct {
 	Serverless int `json:"serverless"`
 
 	Violations int64 `json:"violations"` // pods that left before those that should have left first, so far
+	Judged     int   `json:"judged"`     // workloads whose last scale-in was judged and found in order
 	Beyond     int   `json:"beyond"`     // the most pods that a pool ever had beyond the policy's max
 	Kills      int   `json:"kills"`      // of the scheduler, by kill -9, meanwhile
 }
@@ -77,6 +80,15 @@ func poolsScenario() *scenario.Scenario {
 // and then many at once while the scheduler dies, on a real control plane with
 // Neap's scheduler and controllers.
 func MeasurePools(ctx context.Context, o MeasureOptions) ([]PoolsMeasurement, error) {
+	m, err := o.onPools(ctx, poolsScenario(), 10, (*poolsRun).measure)
+	if m == nil {
+		return nil, err
+	}
+	return m.rows, err
+}
+
+// onPools runs a cluster with pools for as long as do works in it.
+func (o MeasureOptions) onPools(ctx context.Context, s *scenario.Scenario, speed float64, do func(*poolsRun, context.Context) error) (*poolsRun, error) {
 	dir, err := os.MkdirTemp("", "neap-bench-pools-")
 	if err != nil {
 		return nil, fmt.Errorf("measure pools: %w", err)
@@ -87,11 +99,11 @@ func MeasurePools(ctx context.Context, o MeasureOptions) ([]PoolsMeasurement, er
 	var m *poolsRun
 	var measured error
 	up := Options{
-		Scenario: poolsScenario(), Dir: dir, BinDir: o.BinDir, Listen: "127.0.0.1:0", Speed: 10,
+		Scenario: s, Dir: dir, BinDir: o.BinDir, Listen: "127.0.0.1:0", Speed: speed,
 		during: func(ctx context.Context, u *up) error {
 			defer cancel()
 			m = &poolsRun{up: u, pods: map[types.UID]*corev1.Pod{}}
-			measured = m.measure(ctx)
+			measured = do(m, ctx)
 			return nil
 		},
 	}
@@ -101,7 +113,7 @@ func MeasurePools(ctx context.Context, o MeasureOptions) ([]PoolsMeasurement, er
 	if _, err := Up(ctx, up); m == nil {
 		return nil, err
 	}
-	return m.rows, measured
+	return m, measured
 }
 
 // A poolsRun is the measurement while it is taken.
@@ -126,41 +138,22 @@ const (
 var racingLimits = map[string]int{poolOwned: fitOwned / racers, poolSpare: 12, poolServerless: racing - 12 - fitOwned/racers}
 
 func (m *poolsRun) measure(ctx context.Context) error {
-	// 1. Who counts the pods.
-	pods := m.up.live.factory.Core().V1().Pods().Informer()
-	_, err := pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(o any) { m.count(o.(*corev1.Pod), false) },
-		UpdateFunc: func(_, o any) { m.count(o.(*corev1.Pod), false) },
-		DeleteFunc: func(o any) {
-			if d, ok := o.(cache.DeletedFinalStateUnknown); ok {
-				o = d.Obj
-			}
-			m.count(o.(*corev1.Pod), true)
-		},
-	})
-	if err != nil {
-		return fmt.Errorf("measure pools: %w", err)
-	}
-	_, err = m.up.client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: poolsNamespace}}, metav1.CreateOptions{})
-	if err != nil {
-		return fmt.Errorf("measure pools: %w", err)
+	if err := m.begin(ctx); err != nil {
+		return err
 	}
 
-	// 2. One workload, out and back.
+	// 1. One workload, out and back.
 	web, err := m.workload(ctx, "web", 0, nil)
 	if err != nil {
 		return err
 	}
-	for _, pods := range []int{300, 3, 300, 250, 150, 60, 3} {
+	for _, pods := range []int{300, 3, 300, 250, 150, 60, 3, 0} {
 		if err := m.step(ctx, fmt.Sprintf("scale to %d", pods), []*v1alpha1.ElasticPolicy{web}, pods, 0); err != nil {
 			return err
 		}
 	}
-	if err := m.step(ctx, "scale to 0", []*v1alpha1.ElasticPolicy{web}, 0, 0); err != nil {
-		return err
-	}
 
-	// 3. Many at once, each with the same limits, and a scheduler that dies.
+	// 2. Many at once, each with the same limits, and a scheduler that dies.
 	m.mu.Lock()
 	m.limits = racingLimits
 	m.mu.Unlock()
@@ -178,6 +171,29 @@ func (m *poolsRun) measure(ctx context.Context) error {
 		if err := m.step(ctx, fmt.Sprintf("%d workloads to %d each", racers, pods), policies, pods, 1); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// begin makes the namespace and starts to count its pods.
+func (m *poolsRun) begin(ctx context.Context) error {
+	pods := m.up.live.factory.Core().V1().Pods().Informer()
+	_, err := pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(o any) { m.count(o.(*corev1.Pod), false) },
+		UpdateFunc: func(_, o any) { m.count(o.(*corev1.Pod), false) },
+		DeleteFunc: func(o any) {
+			if d, ok := o.(cache.DeletedFinalStateUnknown); ok {
+				o = d.Obj
+			}
+			m.count(o.(*corev1.Pod), true)
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("measure pools: %w", err)
+	}
+	_, err = m.up.client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: poolsNamespace}}, metav1.CreateOptions{})
+	if err != nil {
+		return fmt.Errorf("measure pools: %w", err)
 	}
 	return nil
 }
@@ -317,7 +333,11 @@ func (m *poolsRun) step(ctx context.Context, what string, policies []*v1alpha1.E
 		return fmt.Errorf("measure pools: %w", err)
 	}
 	for i := range list.Items {
-		row.Violations += list.Items[i].Status.Violations
+		s := &list.Items[i].Status
+		row.Violations += s.Violations
+		if c := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionOrderKept); c != nil && c.Status == metav1.ConditionTrue && strings.HasPrefix(c.Message, "the last ") {
+			row.Judged++
+		}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

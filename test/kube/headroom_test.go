@@ -159,3 +159,31 @@ func TestHeadroomOnARealControlPlane(t *testing.T) {
 		return nil
 	})
 }
+
+// Room on machines is there at once for whom it is held, and never on serverless
+// capacity, though the workload itself may go there.
+func TestBalloonsGiveWay(t *testing.T) {
+	w := newPoolWorld(t)
+	ctx := t.Context()
+	p := w.policy("web", onMachines, 0, 0)
+	d := w.deployment("web", 0)
+	was := p.DeepCopy()
+	p.Spec.Headroom = &v1alpha1.Headroom{Percent: "0%"}
+	if err := w.c.Patch(ctx, p, client.MergeFrom(was)); err != nil {
+		t.Fatal(err)
+	}
+	was = p.DeepCopy()
+	p.Status.Soon = onMachines
+	if err := w.c.Status().Patch(ctx, p, client.MergeFrom(was)); err != nil {
+		t.Fatal(err)
+	}
+	r := headroom.New(headroom.Options{Client: w.c, Live: w.c})
+	if _, err := r.Reconcile(ctx, ctrl.Request{NamespacedName: client.ObjectKeyFromObject(p)}); err != nil {
+		t.Fatal(err)
+	}
+	const balloons = "" // they have no label app
+	w.await(balloons, map[string]int{"owned": onMachines})
+	w.scale(d, onMachines)
+	w.await("web", map[string]int{"owned": onMachines})
+	w.await(balloons, map[string]int{"": onMachines})
+}

@@ -61,7 +61,7 @@ type Verdict struct {
 	Open  []string         // pods to get traffic
 	Drop  []string         // pods that no provider creates, to be made anew elsewhere
 
-	Judged     bool // a scale-in has ended
+	Judged     int // replicas that left in a scale-in that has ended now
 	Violations int
 	Reason     string // of the first violation
 	Ungated    int    // pods that are to be cut off and cannot, for want of the gate
@@ -144,7 +144,7 @@ func Decide(seen Observation, was State) (Verdict, State) {
 		fewer := next.desired - seen.Desired
 		// Where more left than there are fewer, some were replaced: nobody's choice.
 		if fewer > 0 && len(next.left) == fewer {
-			v.Judged = true
+			v.Judged = fewer
 			var stayed []elastic.Leaver
 			for _, p := range seen.Pods {
 				if !next.late[p.UID] {

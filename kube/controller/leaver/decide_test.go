@@ -75,15 +75,15 @@ func TestDecide(t *testing.T) {
 		},
 		"a scale-in in order": {
 			[]Observation{{Pools: 3, Desired: 4, Pods: all}, {Pools: 3, Desired: 2, Pods: all}, {Pools: 3, Desired: 2, Pods: pods(1, 1, 0)}},
-			Verdict{Costs: none, Judged: true},
+			Verdict{Costs: none, Judged: 2},
 		},
 		"a scale-in that is seen before it is decided": {
 			[]Observation{{Pools: 3, Desired: 4, Pods: all}, {Pools: 3, Desired: 4, Pods: pods(1, 1, 0)}, {Pools: 3, Desired: 2, Pods: pods(1, 1, 0)}},
-			Verdict{Costs: none, Judged: true},
+			Verdict{Costs: none, Judged: 2},
 		},
 		"a scale-in out of order": {
 			[]Observation{{Pools: 3, Desired: 4, Pods: all}, {Pools: 3, Desired: 2, Pods: without(all, "p0-00", "p2-00")}},
-			Verdict{Costs: none, Judged: true, Violations: 1, Reason: "p0-00 left while p2-01 of a dearer pool stayed"},
+			Verdict{Costs: none, Judged: 2, Violations: 1, Reason: "p0-00 left while p2-01 of a dearer pool stayed"},
 		},
 		"who was evicted did not leave by the order": {
 			[]Observation{
@@ -113,7 +113,7 @@ func TestDecide(t *testing.T) {
 				{Pools: 1, Stateful: true, Desired: 3, Pods: []Pod{{Name: "db-0", UID: "0"}, {Name: "db-1", UID: "1", Ordinal: 1}, {Name: "db-2", UID: "2", Ordinal: 2}}},
 				{Pools: 1, Stateful: true, Desired: 2, Pods: []Pod{{Name: "db-0", UID: "0"}, {Name: "db-2", UID: "2", Ordinal: 2}}},
 			},
-			Verdict{Costs: none, Judged: true, Violations: 1, Reason: "db-1 left while db-2 with a higher ordinal stayed"},
+			Verdict{Costs: none, Judged: 1, Violations: 1, Reason: "db-1 left while db-2 with a higher ordinal stayed"},
 		},
 		"those that leave next are cut off": {
 			[]Observation{{Pools: 3, Desired: 4, Leaving: 3, Pods: gated(all)}},

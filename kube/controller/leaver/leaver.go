@@ -334,8 +334,10 @@ func (r *Reconciler) report(ctx context.Context, p *v1alpha1.ElasticPolicy, seen
 	case v.Violations > 0:
 		set(metav1.ConditionFalse, "Violated", v.Reason)
 		r.o.Events.Eventf(p, nil, corev1.EventTypeWarning, "LeftOutOfOrder", "ScaleIn", "%d replicas left before those that should have left first: %s", v.Violations, v.Reason)
-	case !v.Judged && was != nil && was.Reason == "Violated":
-		set(was.Status, was.Reason, was.Message) // until a scale-in goes well
+	case v.Judged > 0:
+		set(metav1.ConditionTrue, "Kept", fmt.Sprintf("the last %d replicas to leave were those that should have", v.Judged))
+	case was != nil && (was.Reason == "Violated" || was.Reason == "Kept"):
+		set(was.Status, was.Reason, was.Message) // until the next scale-in
 	case seen.Pools == 0:
 		set(metav1.ConditionUnknown, "NoPools", "the policy names no pools, so Kubernetes chooses who leaves")
 	case seen.Stateful:
