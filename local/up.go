@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -505,6 +506,21 @@ func (u *up) admit(ctx context.Context) error {
 	return nil
 }
 
+// warmAdmission lets the API server try a pod of the job class. Its first one makes
+// it read its own schema, which takes a second that a burst should not wait for.
+func (u *up) warmAdmission(ctx context.Context) {
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "neap-try", Labels: map[string]string{v1alpha1.LabelClass: v1alpha1.ClassJob}},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: fleet.Container, Image: "simulated.neap.dev/try"}}},
+	}
+	for range 50 { // until policies and pools have come to it
+		got, err := u.client.CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		if err == nil && got.Annotations[v1alpha1.AnnotationServerlessPools] != "" || pause(ctx, 200*time.Millisecond) != nil {
+			return
+		}
+	}
+}
+
 func pause(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():
@@ -685,6 +701,9 @@ func (u *up) fill(ctx context.Context) (*running, func(), error) {
 
 	if err := u.player.Setup(inner); err != nil {
 		return fail(err)
+	}
+	if slices.ContainsFunc(u.o.Scenario.Pools, func(p scenario.Pool) bool { return p.Kind == scenario.Serverless }) {
+		r.wg.Go(func() { u.warmAdmission(inner) })
 	}
 	if err := u.settle(inner, r); err != nil {
 		return fail(err)
