@@ -398,7 +398,11 @@ func (i *timetableImport) write(w io.Writer, file *timetablefile.File, changes [
 		}
 	}
 	writeChanges(w, changes)
-	fmt.Fprintf(w, "The file has %s, and %s where there is none.\n", count(total, "class"), count(file.Free, "entry"))
+	fmt.Fprintf(w, "The file has %s", count(total, "class"))
+	if file.Free > 0 {
+		fmt.Fprintf(w, ", and %s that say there is none", count(file.Free, "entry"))
+	}
+	fmt.Fprintln(w, ".")
 }
 
 // writeChanges lists what changes: what moved or changed one by one, what was

@@ -343,7 +343,7 @@ func (r *reader) cell(t *table, g *grid, k int, l label, h heading, right int, u
 		}
 	}
 	for _, d := range dates {
-		class.Start, class.End = on(d, l.start, r.opts), on(d, end, r.opts)
+		class.Start, class.End = on(d, l.start, r.opts), on(d, midnight(end), r.opts)
 		r.session(class, place)
 	}
 }

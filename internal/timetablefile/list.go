@@ -299,7 +299,7 @@ func (r *reader) listed(t *table, w row, columns map[string]int) (guessed bool) 
 		case !until.IsZero():
 			class.End = until
 		case endClock >= 0:
-			class.End = on(timetable.DateOf(s), endClock, r.opts)
+			class.End = on(timetable.DateOf(s), midnight(endClock), r.opts)
 		default:
 			class.End = s.Add(time.Duration(r.opts.minutes()) * time.Minute)
 			guessed = true

@@ -263,6 +263,14 @@ func (m moment) date(opts Options) (timetable.Date, error) {
 	return d, nil
 }
 
+// midnight reads the end of a class at 00:00 as the end of the day.
+func midnight(clock int) int {
+	if clock == 0 {
+		return 24 * 60
+	}
+	return clock
+}
+
 // on returns the time of day on the date. A time that the zone's clock skips is
 // the one an hour later.
 func on(d timetable.Date, clock int, opts Options) time.Time {

@@ -120,11 +120,11 @@ func TestATermIsImportedChangedAndTakenBack(t *testing.T) {
 
 	// 6. A term too large for one object.
 	var lines []string
-	for i := range 4500 {
+	for i := range 4100 {
 		lines = append(lines, line(fmt.Sprintf("C%d", i), i%300, 10))
 	}
 	big := file(lines...)
-	says(neap(0, "import", big, "-n", ns, "--name", "big", "--zone", "UTC"), "4500 added")
+	says(neap(0, "import", big, "-n", ns, "--name", "big", "--zone", "UTC"), "4100 added")
 	var list v1alpha1.TimetableList
 	if err := k.List(t.Context(), &list, client.InNamespace(ns), client.MatchingLabels{v1alpha1.LabelTimetable: "big"}); err != nil || len(list.Items) != 2 {
 		t.Errorf("%d parts, want 2: %v", len(list.Items), err)
