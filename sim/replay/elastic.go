@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -82,6 +83,8 @@ type scaler struct {
 	starts   map[string]*startTimes
 	said     string
 
+	load           float64  // of the last minute
+	ready          int      // replicas that get load
 	asked, seconds float64  // since the last decision
 	answers        []answer // of the last minutes, oldest first
 	result         Policy
@@ -157,7 +160,7 @@ func newScaler(s *scenario.Scenario, m *module, spec *scenario.Module, past fore
 func CorePolicy(s *scenario.Scenario, m *scenario.Module, days elastic.Calendar) elastic.Policy {
 	e := m.Elastic
 	p := elastic.Defaults(e.Min, e.Max)
-	p.Unit = e.PerReplica * float64(e.TargetPerMil) / 1000
+	p.Unit, p.Carries = e.PerReplica*float64(e.TargetPerMil)/1000, e.PerReplica
 	p.Calendar = days
 	none := func(v *int) int {
 		if v == nil {
@@ -278,7 +281,7 @@ func (r *run) decideReplicas(a *scaler, claims map[string]resource.Vector) {
 	if a.seconds > 0 {
 		demand = a.asked / a.seconds
 	}
-	a.asked, a.seconds = 0, 0
+	a.asked, a.seconds, a.load = 0, 0, demand
 	begin := now.Add(-time.Minute)
 	if a.series.Step > 0 {
 		a.series.Values = append(a.series.Values, demand)
@@ -300,20 +303,21 @@ func (r *run) decideReplicas(a *scaler, claims map[string]resource.Vector) {
 		class = a.attendance.Class(a.classes, now, horizon, a.options)
 	}
 	// 3. Decide.
-	ready, old := 0, false
+	old := false
+	a.ready = 0
 	for _, p := range a.m.pods {
 		if !p.readyAt.IsZero() && !p.cut {
-			ready++
+			a.ready++
 		}
 		old = old || p.version != r.state.Modules[key].Version
 	}
 	d := elastic.Decide(elastic.Input{
-		Policy: a.policy, Now: now, Current: a.desired, Ready: ready,
+		Policy: a.policy, Now: now, Current: a.desired, Ready: a.ready,
 		Metrics: []elastic.Metric{{Name: "load", Total: demand, PerReplica: a.policy.Unit}},
 		Class:   class, Forecast: foretold, Rollout: old, Guard: guard, State: a.state,
 	})
 	a.state = d.Next
-	a.result.count(d.Winner, demand, float64(ready)*a.spec.Elastic.PerReplica)
+	a.result.count(d.Winner, demand, float64(a.ready)*a.spec.Elastic.PerReplica)
 	if a.spec.Elastic.Mode != "Auto" {
 		r.say(a, d)
 		return
@@ -621,10 +625,24 @@ func (r *run) say(a *scaler, d elastic.Decision) {
 		return
 	}
 	a.said = what
-	inputs := map[string]string{"from": fmt.Sprint(a.desired), "to": fmt.Sprint(d.Desired), "winner": string(d.Winner)}
+	// The words are those of kube/controller/scaler.
+	inputs := map[string]string{"current": fmt.Sprint(a.desired), "desired": fmt.Sprint(d.Desired), "ready": fmt.Sprint(a.ready), "winner": string(d.Winner)}
+	if !math.IsNaN(a.load) {
+		inputs["load"] = strconv.FormatFloat(a.load, 'g', 6, 64)
+	}
 	for _, c := range d.ByLayer {
-		if c.Floor != elastic.None && c.Layer != elastic.LayerBounds {
-			inputs[string(c.Layer)] = fmt.Sprint(c.Floor)
+		key := string(c.Layer)
+		if c.Name != "" {
+			key += " " + c.Name
+		}
+		switch {
+		case c.Layer == elastic.LayerBounds || c.Layer == elastic.LayerHold:
+		case c.Pin:
+			inputs[key] = fmt.Sprintf("pin %d", c.Floor)
+		case c.Floor != elastic.None:
+			inputs[key] = fmt.Sprint(c.Floor)
+		case c.Cap != elastic.None:
+			inputs[key] = fmt.Sprintf("at most %d", c.Cap)
 		}
 	}
 	for _, e := range a.spec.Elastic.Pools {

@@ -143,7 +143,7 @@ func TestEveryDecisionOfAPolicyIsInTheLedgerWithWhoWonAndWhy(t *testing.T) {
 			continue
 		}
 		layers[d.Inputs["winner"]] = true
-		if d.Reason == "" || d.Inputs["to"] == "" || d.Inputs["pool own"] == "" || d.Lever != "elastic" || d.Mode != "Auto" {
+		if d.Reason == "" || d.Inputs["desired"] == "" || d.Inputs["load"] == "" || d.Inputs["reactive load"] == "" || d.Inputs["pool own"] == "" || d.Lever != "elastic" || d.Mode != "Auto" {
 			t.Errorf("a row says too little: %+v", d)
 		}
 	}
