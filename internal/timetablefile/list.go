@@ -326,6 +326,7 @@ func splitRange(text string, opts Options) (moment, int, bool) {
 		m, err := parseMoment(text[:at[0]], opts)
 		end, err2 := parseMoment(text[at[1]:], opts)
 		if err == nil && err2 == nil && m.clock >= 0 && end.clock >= 0 && !end.hasDate() {
+			m.clock, end.clock = sameHalf(text[:at[0]], text[at[1]:], m.clock, end.clock)
 			return m, end.clock, true
 		}
 	}

@@ -118,3 +118,16 @@ func TestTheListWithAMalformedLine(t *testing.T) {
 	mustSay(t, f.Notes, `line 105 "N/A": Career opportunities talks at 2015-11-03 13:00: how many are enrolled is not known`)
 	mustSay(t, f.Notes, `line 1: no column says when a class ends; 187 are taken to last 60 minutes`)
 }
+
+func shareddataDir(t testing.TB) string {
+	return filepath.Join(shareddata.Dir(t), "load", "calendar")
+}
+
+func readShared(t testing.TB, dir, name string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}

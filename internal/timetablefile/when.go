@@ -214,9 +214,29 @@ func parseClocks(text string, opts Options) (start, end int, ok bool) {
 		if a < 0 || b < 0 {
 			continue
 		}
+		a, b = sameHalf(text[:at[0]], text[at[1]:], a, b)
 		return a, b, true
 	}
 	return -1, -1, false
+}
+
+var (
+	afternoon = regexp.MustCompile(`(?i)pm|p\.m\.|下午|晚上`)
+	morning   = regexp.MustCompile(`(?i)am|a\.m\.|上午|早上`)
+)
+
+// sameHalf lets one end of a range say for both that they are after noon, as in
+// 1:00 - 2:30 pm and 下午2:00至3:30.
+func sameHalf(left, right string, a, b int) (int, int) {
+	const half = 12 * 60
+	marked := func(s string) bool { return afternoon.MatchString(s) || morning.MatchString(s) }
+	switch {
+	case afternoon.MatchString(left) && !marked(right) && b < half && b <= a:
+		b += half
+	case afternoon.MatchString(right) && !marked(left) && a < half && a+half < b:
+		a += half
+	}
+	return a, b
 }
 
 // parseDates reads a range of dates such as 2 Nov - 6 Nov.
