@@ -74,14 +74,16 @@ type scaler struct {
 	attendance timetable.Attendance
 	options    timetable.Options
 
-	state    elastic.State
-	requests resource.Vector // of one replica
-	desired  int
-	plan     map[string]int // replicas that may be in a pool
-	room     map[string]time.Time
-	surge    int // replicas beyond desired, for the way back from serverless
-	starts   map[string]*startTimes
-	said     string
+	state     elastic.State
+	requests  resource.Vector // of one replica
+	desired   int
+	plan      map[string]int // replicas that may be in a pool
+	room      map[string]time.Time
+	surge     int // replicas beyond desired, for the way back from serverless
+	movingTo  string
+	moveSince time.Time
+	starts    map[string]*startTimes
+	said      string
 
 	load           float64  // of the last minute
 	ready          int      // replicas that get load
@@ -324,12 +326,12 @@ func (r *run) decideReplicas(a *scaler, claims map[string]resource.Vector) {
 	}
 	// 4. Where.
 	pools := r.poolsOf(a, claims)
-	targets, unplaced := elastic.Spread(elastic.SpreadInput{Desired: d.Desired, Need: horizon, Pools: pools})
+	a.surge = r.moveBack(a, d, pools, old || guard != "" && guard != quality.Met)
+	targets, unplaced := elastic.Spread(elastic.SpreadInput{Desired: d.Desired + a.surge, Need: horizon, Pools: pools})
 	for _, t := range targets {
 		a.plan[t.Name] = t.Planned
 	}
 	a.result.Unplaced = max(a.result.Unplaced, unplaced)
-	r.moveBack(a, d, pools)
 	// 5. Act, and say so.
 	r.say(a, d)
 	a.desired = d.Desired
@@ -524,61 +526,65 @@ func (r *run) price(pool *scenario.Pool, request resource.Vector) money.Amount {
 	if err != nil {
 		return 0
 	}
-	if pool.Kind == scenario.Serverless || pool.Allocatable[resource.CPU] == 0 {
+	if pool.Kind == scenario.Serverless {
 		return money.Amount(p.Effective)
 	}
-	return money.Amount(int64(p.Effective) / pool.Allocatable[resource.CPU] * request[resource.CPU])
+	sum := money.Amount(0)
+	shares := money.Split(money.Amount(p.Effective), p.Weights[:])
+	for _, k := range resource.All {
+		if have := pool.Allocatable[k]; have > 0 {
+			sum += shares[k].Scale(min(request[k], have), have)
+		}
+	}
+	return sum
 }
 
-// moveBack makes the next step of a replica's way from a serverless pool to
-// machines that have room.
-func (r *run) moveBack(a *scaler, d elastic.Decision, pools []elastic.Pool) {
-	if !a.spec.Elastic.ScaleIn.Return {
-		return
-	}
+// What kube/controller/scaler moves at once, what it takes the risk of a move to
+// be, and when it gives a move up.
+const (
+	moveShare   = 20
+	moveRisk    = 5 * time.Minute
+	moveGivesUp = 15 * time.Minute
+)
+
+// moveBack decides the next step of the replicas' way from a serverless pool to
+// machines that have had room for long enough, and returns how many run besides
+// those desired meanwhile.
+func (r *run) moveBack(a *scaler, d elastic.Decision, pools []elastic.Pool, held bool) (surge int) {
 	now := r.e.Now()
-	from := slices.IndexFunc(pools, func(p elastic.Pool) bool { return p.Serverless && p.Pods > 0 })
-	if from < 0 {
-		a.surge = 0
-		clear(a.room)
-		return
+	from, to := -1, -1
+	for i, p := range pools {
+		if p.Room == 0 || p.Room == elastic.None {
+			delete(a.room, p.Name)
+		} else if a.room[p.Name].IsZero() {
+			a.room[p.Name] = now
+		}
+		switch {
+		case p.Serverless && p.Pods > 0:
+			from = i
+		case !p.Serverless && (p.Room > 0 || a.surge > 0 && a.movingTo == p.Name) && to < 0:
+			to = i
+		}
 	}
-	for i := range pools[:from] {
-		to := &pools[i]
-		if to.Serverless {
-			continue
-		}
-		free := a.plan[to.Name] > to.Pods || to.Room > 0 && (to.Max == elastic.None || to.Pods < to.Max)
-		if !free && a.surge == 0 {
-			delete(a.room, to.Name)
-			continue
-		}
-		if a.room[to.Name].IsZero() {
-			a.room[to.Name] = now
-		}
-		arrived := true
-		for _, p := range a.m.pods {
-			arrived = arrived && !p.readyAt.IsZero()
-		}
-		step, _ := elastic.Return(elastic.ReturnInput{
-			Now: now, PriceFrom: pools[from].Price, PriceTo: to.Price,
-			StartCost: money.Amount(float64(to.Price) * to.Start.Hours()),
-			RoomSince: a.room[to.Name], Held: d.Gate != elastic.GateNone, Surge: a.surge, NewReady: arrived,
-		})
-		switch step {
-		case elastic.ReturnSurge:
-			a.surge = 1
-			a.plan[to.Name] = max(a.plan[to.Name], to.Pods+1)
-		case elastic.ReturnWait:
-			a.plan[to.Name] = max(a.plan[to.Name], to.Pods)
-		case elastic.ReturnDrain:
-			a.surge = 0
-			a.plan[to.Name] = max(a.plan[to.Name], to.Pods)
-			a.result.Moved++
-			delete(a.room, to.Name)
-		}
-		return
+	if !a.spec.Elastic.ScaleIn.Return || from < 0 || to < 0 || to > from || held || d.Desired != a.desired {
+		return 0
 	}
+	x, y := pools[from], pools[to]
+	step, _ := elastic.Return(elastic.ReturnInput{
+		Now: now, PriceFrom: x.Price, PriceTo: y.Price,
+		StartCost: (x.Price + y.Price).Scale(int64(max(y.Start, time.Second)), int64(time.Hour)), Risk: x.Price.Scale(int64(moveRisk), int64(time.Hour)),
+		RoomSince: a.room[y.Name], Held: d.Gate != elastic.GateNone, Surge: a.surge, NewReady: a.ready >= a.desired+a.surge,
+	})
+	switch {
+	case step == elastic.ReturnSurge:
+		a.movingTo, a.moveSince = y.Name, now
+		return min(x.Pods, y.Room, max(1, d.Desired/moveShare))
+	case step == elastic.ReturnWait && now.Sub(a.moveSince) <= moveGivesUp:
+		return a.surge
+	case step == elastic.ReturnDrain:
+		a.result.Moved += a.surge
+	}
+	return 0
 }
 
 // cutOff takes the traffic from the n replicas that leave next, and gives it back
