@@ -90,7 +90,7 @@ type Policy struct {
 	// Carries is how much demand one replica carries when fully used; 0 means Unit.
 	Carries float64
 
-	Manual    []ManualEntry
+	Manual    []ManualEntry // of several pins that hold the last counts
 	Schedules []Schedule
 	Calendar  Calendar // nil: Saturdays and Sundays are weekends, the rest workdays
 
@@ -263,22 +263,27 @@ func Decide(in Input) Decision {
 	})
 
 	// 3. The highest floor, below the caps.
-	won, hardCap := settle(claims)
-	d := Decision{Desired: won.Floor, Wanted: won.Floor, Soon: min(in.soon(), hardCap), Winner: won.Layer, Name: won.Name, ByLayer: claims}
+	won, hard := settle(claims)
+	d := Decision{Desired: won.Floor, Wanted: won.Floor, Soon: min(in.soon(), hard.Cap), Winner: won.Layer, Name: won.Name, ByLayer: claims}
 
 	// 4. Nothing goes but what the gates let go. A person's pin and hard caps are
 	// not asked to wait.
-	if won.Floor < in.Current && !won.Pin {
-		d.leave(in, before, seen, hardCap, &next.ScaleIn)
-	} else {
-		d.Stage = StageNone
+	switch {
+	case won.Floor < in.Current && !won.Pin:
+		d.leave(in, before, seen, hard, &next.ScaleIn)
+	case before.ScaleIn.Stage == StageRollback:
+		next.ScaleIn = before.ScaleIn // its time goes on
 	}
-	if d.Gate != GateNone && d.Desired > won.Floor {
+	switch {
+	case d.Gate == GateNone || d.Desired <= won.Floor:
+	case d.Desired == hard.Cap && hard.Cap < in.Current:
+		d.Winner, d.Name = hard.Layer, hard.Name
+	default:
 		d.Winner, d.Name = LayerHold, ""
 	}
 
 	// 5. Why.
-	d.explain(in, won)
+	d.explain(in, won, hard, seen.gone)
 	next.Desired = d.Desired
 	d.Next = next
 	return d
@@ -371,8 +376,8 @@ func (in Input) units(demand float64) int {
 }
 
 // settle returns the claim that decides, with Floor as the number wanted, and
-// the lowest hard cap.
-func settle(claims []Claim) (won Claim, hardCap int) {
+// the claim with the lowest hard cap.
+func settle(claims []Claim) (won, hard Claim) {
 	// A pin is the whole answer; of several the last in the list.
 	for i := range claims {
 		if claims[i].Pin {
@@ -380,9 +385,10 @@ func settle(claims []Claim) (won Claim, hardCap int) {
 		}
 	}
 	if won.Pin {
-		return won, most
+		return won, Claim{Cap: most}
 	}
-	soft, hard := Claim{Cap: most}, Claim{Cap: most}
+	soft := Claim{Cap: most}
+	hard = Claim{Cap: most}
 	for _, c := range claims {
 		switch {
 		case c.Cap == None:
@@ -405,7 +411,7 @@ func settle(claims []Claim) (won Claim, hardCap int) {
 		won = hard
 		won.Floor = hard.Cap
 	}
-	return won, hard.Cap
+	return won, hard
 }
 
 // measured reports whether the layer's claims rest on measurements.
@@ -448,16 +454,20 @@ func (s State) believed(in Input) State {
 }
 
 // explain says in one sentence who decided and why.
-func (d *Decision) explain(in Input, won Claim) {
+func (d *Decision) explain(in Input, won, hard Claim, gone string) {
 	switch {
+	case d.Gate != GateNone && d.Winner == hard.Layer && d.Desired == hard.Cap && d.Desired < in.Current:
+		d.Reason = fmt.Sprintf("from %d to %s: %s; no fewer, for %s", in.Current, count(d.Desired), hard.Reason, d.held(gone))
+	case d.Gate == GateMetrics: // what the other layers want says little
+		d.Reason = fmt.Sprintf("keep %s: %s", count(d.Desired), d.held(gone))
 	case d.Gate == GateNone && d.Desired == in.Current:
 		d.Reason = fmt.Sprintf("keep %s: %s", count(d.Desired), won.Reason)
 	case d.Gate == GateNone:
 		d.Reason = fmt.Sprintf("from %d to %s: %s", in.Current, count(d.Desired), won.Reason)
 	case d.Desired == in.Current:
-		d.Reason = fmt.Sprintf("keep %s, though %s: %s", count(d.Desired), won.Reason, d.held())
+		d.Reason = fmt.Sprintf("keep %s, though %s: %s", count(d.Desired), won.Reason, d.held(gone))
 	default:
-		d.Reason = fmt.Sprintf("from %d to %s, though %s: %s", in.Current, count(d.Desired), won.Reason, d.held())
+		d.Reason = fmt.Sprintf("from %d to %s, though %s: %s", in.Current, count(d.Desired), won.Reason, d.held(gone))
 	}
 }
 

@@ -76,7 +76,7 @@ func TestDecide(t *testing.T) {
 			func(in *Input) {
 				in.Policy.Manual = []ManualEntry{limit(5)}
 				in.Metrics = load(math.NaN())
-			}, 5, LayerHold, GateMetrics, ""},
+			}, 5, LayerManual, GateMetrics, "from 10 to 5 replicas: somebody set a cap of 5; no fewer, for the metric \"load\" is gone"},
 		"max is a hard cap": {
 			func(in *Input) { in.Metrics = load(600) }, 100, LayerBounds, GateNone, "the policy allows 1 to 100"},
 		"min is a floor": {
@@ -96,7 +96,9 @@ func TestDecide(t *testing.T) {
 		"less load takes away": {
 			func(in *Input) { in.Metrics = load(3) }, 5, LayerReactive, GateNone, "from 10 to 5 replicas"},
 		"metrics that are gone take nothing away": {
-			func(in *Input) { in.Metrics = load(math.NaN()) }, 10, LayerHold, GateMetrics, "metrics are gone"},
+			func(in *Input) { in.Metrics = load(math.NaN()) }, 10, LayerHold, GateMetrics, "keep 10 replicas: the metric \"load\" is gone"},
+		"a metric without a name too": {
+			func(in *Input) { in.Metrics = []Metric{{Total: math.NaN(), PerReplica: 1}} }, 10, LayerHold, GateMetrics, ""},
 		"late metrics are gone": {
 			func(in *Input) {
 				in.Metrics = load(3)
@@ -349,6 +351,15 @@ func TestStagedScaleIn(t *testing.T) {
 			expect(t, "the guard is met again", run(w, 3), seen{10, 0, StageRollback})
 		}
 		expect(t, "five minutes later", run(w, 3), seen{10, 5, StageCutOff})
+	})
+	t.Run("a load that rises for a moment does not end the wait", func(t *testing.T) {
+		w := staged()
+		run(w, 3)
+		w.in.Guard = quality.Broken
+		run(w, 3)
+		w.in.Guard = quality.Met
+		run(w, 6)
+		expect(t, "it falls again", run(w, 3), seen{10, 0, StageRollback})
 	})
 	t.Run("a need takes back what it needs", func(t *testing.T) {
 		w := staged()

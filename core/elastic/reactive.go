@@ -194,7 +194,8 @@ func (r Reactive) byPod(pods []PodFigure, current int) (want int, ok bool) {
 // A following is what the reactive layer says in one minute.
 type following struct {
 	claims []Claim // reactive, panic
-	gone   string  // the metric that is gone, if what is left wants fewer
+	lost   bool    // a metric is gone, and what is left wants fewer
+	gone   string  // its name
 	idle   bool    // everything is measured, and nothing is asked for
 	next   History
 }
@@ -204,11 +205,10 @@ type following struct {
 func (r Reactive) follow(in Input, h History, since time.Time, mayReturn int) following {
 	out := following{next: h, idle: true}
 	raw, from := None, ""
-	gone := ""
 	for _, m := range in.Metrics {
 		want, ok := r.Follow(m, in.Now, in.Current)
 		if !ok {
-			gone = m.Name
+			out.lost, out.gone = true, m.Name
 			continue
 		}
 		if want > raw {
@@ -216,10 +216,10 @@ func (r Reactive) follow(in Input, h History, since time.Time, mayReturn int) fo
 		}
 		out.idle = out.idle && len(m.Pods) == 0 && m.Total == 0
 	}
-	if raw == None || gone != "" && raw < in.Current {
-		out.gone = gone
+	if raw == None || out.lost && raw < in.Current {
 		out.idle = false
 	} else {
+		out.lost = false
 		recent := h.recent(r, in)
 		want, lately := r.steady(in, h, recent, raw, since, mayReturn)
 		if rec := (Recommendation{in.Now, raw}); recent[len(recent)-1] != rec {

@@ -81,11 +81,11 @@ func (p Progress) believed(in Input, last time.Time) Progress {
 }
 
 // leave takes away what the gates let go of what nobody wants.
-func (d *Decision) leave(in Input, before State, seen sight, hardCap int, next *Progress) {
+func (d *Decision) leave(in Input, before State, seen sight, hard Claim, next *Progress) {
 	rule, was := in.Policy.ScaleIn, before.ScaleIn
 
 	// 1. A hard cap does not wait.
-	current := min(in.Current, hardCap)
+	current := min(in.Current, hard.Cap)
 	if current <= d.Wanted {
 		d.Desired = d.Wanted
 		d.Stage = StageDelete
@@ -108,7 +108,7 @@ func (d *Decision) leave(in Input, before State, seen sight, hardCap int, next *
 		*next = was
 		d.Gate, d.Stage = GateRollback, StageRollback
 		return
-	case seen.gone != "":
+	case seen.lost:
 		d.Gate = GateMetrics
 		return
 	case in.Rollout:
@@ -189,10 +189,10 @@ func (in Input) soon() int {
 }
 
 // held says why replicas stay.
-func (d *Decision) held() string {
+func (d *Decision) held(gone string) string {
 	switch d.Gate {
 	case GateMetrics:
-		return "metrics are gone, and nothing is taken away blindly"
+		return fmt.Sprintf("the metric %q is gone, late or no number, and nothing is taken away blindly", gone)
 	case GateRollout:
 		return "a rollout is in progress"
 	case GateGuard:
