@@ -11,9 +11,12 @@ import (
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/scale"
+	"k8s.io/client-go/util/retry"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -292,11 +295,29 @@ func (s *Scaler) plan(ctx context.Context, p *v1alpha1.ElasticPolicy, seen *obse
 	return nil
 }
 
-// scale sets the replicas of the target, unless it has changed since it was read.
+// scale sets the replicas of the target, unless somebody else did since it was
+// read. Its status changes all the time while replicas come and go; that is no
+// reason to wait for the next minute.
 func (s *Scaler) scale(ctx context.Context, p *v1alpha1.ElasticPolicy, t target, replicas int) error {
+	scales := s.o.Scales.Scales(p.Namespace)
 	to := t.scale.DeepCopy()
 	to.Spec = autoscalingv1.ScaleSpec{Replicas: int32(replicas)}
-	if _, err := s.o.Scales.Scales(p.Namespace).Update(ctx, t.resource, to, updateOptions); err != nil {
+	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		_, err := scales.Update(ctx, t.resource, to, updateOptions)
+		if !apierrors.IsConflict(err) {
+			return err
+		}
+		now, getErr := scales.Get(ctx, t.resource, p.Spec.TargetRef.Name, metav1.GetOptions{})
+		if getErr != nil {
+			return getErr
+		}
+		if now.UID != t.scale.UID || now.Spec != t.scale.Spec {
+			return errors.New("somebody else changed them meanwhile")
+		}
+		to.ResourceVersion = now.ResourceVersion
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("set the replicas of %s %s/%s to %d: %w", p.Spec.TargetRef.Kind, p.Namespace, p.Spec.TargetRef.Name, replicas, err)
 	}
 	return nil

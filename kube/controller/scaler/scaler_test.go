@@ -135,8 +135,10 @@ type town struct {
 	policy *v1alpha1.ElasticPolicy
 	writes int   // of the scale
 	refuse error // answers the next update of the scale
-	doom   doom
-	has    int // pods
+	// refused, if set, is called when that happened.
+	refused func()
+	doom    doom
+	has     int // pods
 }
 
 var scheme = func() *runtime.Scheme {
@@ -183,7 +185,9 @@ func settle(t *testing.T, spec string, objects ...client.Object) *town {
 		to := a.(clienttesting.UpdateAction).GetObject().(*autoscalingv1.Scale)
 		x.writes++
 		if err := x.refuse; err != nil {
-			x.refuse = nil
+			if x.refuse = nil; x.refused != nil {
+				x.refused()
+			}
 			return true, nil, err
 		}
 		var d appsv1.Deployment
@@ -497,11 +501,41 @@ func TestATargetDeletedMidDecision(t *testing.T) {
 	if x.replicas() != 19 {
 		t.Errorf("%d replicas, want 19", x.replicas())
 	}
+}
+
+func TestATargetWhoseStatusChangesIsScaledInTheSameMinute(t *testing.T) {
+	x := settle(t, spec)
+	x.source.set("load", always(95))
 	x.refuse = apierrors.NewConflict(schema.GroupResource{Group: "apps", Resource: "deployments"}, "chat", errors.New("changed"))
-	x.source.set("load", always(200))
-	x.minutes(2)
-	if x.replicas() != 40 {
-		t.Errorf("after a conflict: %d replicas, want 40", x.replicas())
+	x.minutes(1)
+	if x.replicas() != 19 || x.writes != 2 {
+		t.Errorf("after a conflict: %d replicas by %d writes, want 19 by 2", x.replicas(), x.writes)
+	}
+	x.wants("", "Ready True Complete")
+}
+
+func TestATargetThatAPersonScalesMeanwhileWaitsForTheNextMinute(t *testing.T) {
+	x := settle(t, spec)
+	x.source.set("load", always(95))
+	x.refuse = apierrors.NewConflict(schema.GroupResource{Group: "apps", Resource: "deployments"}, "chat", errors.New("changed"))
+	x.refused = func() {
+		var d appsv1.Deployment
+		if err := x.c.Get(t.Context(), client.ObjectKeyFromObject(x.policy), &d); err != nil {
+			t.Fatal(err)
+		}
+		d.Spec.Replicas = ptr.To[int32](6)
+		if err := x.c.Update(t.Context(), &d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	x.minutes(1)
+	if x.replicas() != 6 {
+		t.Errorf("%d replicas, want the person's 6", x.replicas())
+	}
+	x.wants("somebody else changed them meanwhile; it is tried again in the next minute", "Ready False NotDone")
+	x.minutes(1)
+	if x.replicas() != 19 {
+		t.Errorf("%d replicas a minute later, want 19", x.replicas())
 	}
 }
 
