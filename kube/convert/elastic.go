@@ -102,7 +102,7 @@ func DeclaredElastic(p *v1alpha1.ElasticPolicy) (Elastic, error) {
 		if carries == 0 || target == 0 {
 			keep("load", errors.New("perReplica and target must be above 0"))
 		}
-		out.Policy.Unit = carries * target
+		out.Policy.Unit, out.Policy.Carries = carries*target, carries
 	}
 	for i := range p.Spec.Manual {
 		out.Policy.Manual = append(out.Policy.Manual, manual(&p.Spec.Manual[i]))

@@ -58,7 +58,7 @@ func (n *Neap) Decide(s Seen) int {
 	if n.model == nil || s.Minute >= n.fitted+refit {
 		from := max(0, len(s.Demand)-neapHistory)
 		n.model = forecast.Fit(forecast.Series{Start: begin.Add(time.Duration(from) * time.Minute), Step: time.Minute, Values: s.Demand[from:]},
-			forecast.Options{Horizon: horizon})
+			forecast.Options{Horizon: horizon, Previous: n.model})
 		n.fitted, n.observed = s.Minute, len(s.Demand)
 		n.periodic = n.periodic || n.model.Periodic()
 	}
@@ -70,7 +70,7 @@ func (n *Neap) Decide(s Seen) int {
 	if policy.Max == 0 {
 		policy = elastic.Defaults(1, MaxPods)
 	}
-	policy.Unit = Target
+	policy.Unit, policy.Carries = Target, 1
 	cost := n.UnderCost
 	if cost == 0 {
 		cost = UnderCost

@@ -1,0 +1,64 @@
+package forecast
+
+import "math"
+
+// A side is how far one end of the band is moved, in units of its own width, so
+// that demand lies beyond it as often as it should (adaptive conformal inference).
+type side struct{ shift float64 }
+
+const (
+	beyond = 0.05 // share of the demand beyond each end
+	learns = 0.03 // how fast a shift follows what is seen
+	narrow = 0.02 // the least width, as a share of the median
+)
+
+// A forecasted is a band that is to be judged.
+type forecasted struct{ low, high, lowWidth, highWidth float64 }
+
+// band returns the quantile of samples, corrected.
+func (m *Model) band(all []sample, tau float64) float64 {
+	q := quantile(all, tau)
+	switch {
+	case tau < 0.5:
+		return max(0, q-m.low.shift*m.width(all, q)*min(1, (0.5-tau)/(0.5-beyond)))
+	case tau > 0.5:
+		return max(0, q+m.high.shift*m.width(all, q)*min(1, (tau-0.5)/(0.5-beyond)))
+	}
+	return q
+}
+
+// width is the unit in which the end at q is moved.
+func (m *Model) width(all []sample, q float64) float64 {
+	mid := quantile(all, 0.5)
+	return max(math.Abs(q-mid), narrow*(mid+m.small))
+}
+
+// expect notes what the model expects, seen from minute s.
+func (m *Model) expect(s int) {
+	all := m.look(s, m.horizon+1, m.horizon+1, false)
+	if len(all) == 0 {
+		return
+	}
+	low, high := quantile(all, beyond), quantile(all, 1-beyond)
+	m.pending[s+m.horizon+1] = forecasted{low: low, high: high, lowWidth: m.width(all, low), highWidth: m.width(all, high)}
+}
+
+// judge compares what came with what was expected.
+func (m *Model) judge(i int, value float64) {
+	f, ok := m.pending[i]
+	delete(m.pending, i)
+	if !ok || value != value {
+		return
+	}
+	m.low.learn(value < max(0, f.low-m.low.shift*f.lowWidth))
+	m.high.learn(value > max(0, f.high+m.high.shift*f.highWidth))
+}
+
+func (s *side) learn(outside bool) {
+	if outside {
+		s.shift += learns * (1 - beyond)
+	} else {
+		s.shift -= learns * beyond
+	}
+	s.shift = min(max(s.shift, -2), 20)
+}
