@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"testing"
@@ -725,4 +726,56 @@ func TestAClockThatJumps(t *testing.T) {
 			t.Errorf("%d replicas, want 19", x.replicas())
 		}
 	})
+}
+
+func TestTheForecastIsLearntFromThePastAndLiftsBeforeTheLoad(t *testing.T) {
+	// Every day at 10:30 the load rises from 20 to some 200 within five minutes;
+	// no two days and no two minutes are quite the same.
+	noise := func(seed int64) float64 { return rand.New(rand.NewPCG(uint64(seed), 1)).Float64() - 0.5 }
+	daily := func(at time.Time) float64 {
+		m := at.Sub(at.Truncate(24*time.Hour)).Minutes() - 630
+		up := min(max(m/5, 0), 1) - min(max((m-120)/30, 0), 1)
+		return (20 + 180*up) * (1 + 0.3*noise(at.Unix()/86400)) * (1 + 0.2*noise(at.Unix()/60))
+	}
+	x := settle(t, strings.Replace(spec, "reactive:", "forecast: {historyDays: 8}, reactive:", 1))
+	x.source.set("load", daily)
+	x.minutes(1)
+	st := x.status()
+	if st.Forecast == nil || !st.Forecast.Skilled || st.Forecast.Period == nil || st.Forecast.FittedAt == nil {
+		t.Fatalf("the forecast is %+v", st.Forecast)
+	}
+	x.wants("", "ForecastSkilled True Skilled", "Ready True Complete")
+	if st.Forecast.Horizon.Duration != 150*time.Second {
+		t.Errorf("it looks %v ahead, want the 90 s that pods take to start and a minute", st.Forecast.Horizon.Duration)
+	}
+	before := 0
+	for x.clock.Now().Before(monday.Add(45 * time.Minute)) {
+		now := x.clock.Now()
+		x.minutes(1)
+		if now.Before(monday.Add(30*time.Minute)) && x.status().Winner == "forecast" && x.replicas() > 8 {
+			before++
+		}
+	}
+	if before == 0 {
+		t.Errorf("nothing was ready before the load came: %s", x.book.actions())
+	}
+	var text strings.Builder
+	if err := x.scaler.WriteMetrics(&text); err != nil || !strings.Contains(text.String(), `neap_elastic_forecast{namespace="live",policy="chat",quantile="0.95"}`) {
+		t.Errorf("metrics (%v):\n%s", err, text.String())
+	}
+}
+
+func TestAForecastWithoutSkillSaysSoAndLiftsNothing(t *testing.T) {
+	x := settle(t, strings.Replace(spec, "reactive:", "forecast: {historyDays: 3}, reactive:", 1))
+	x.source.set("load", func(at time.Time) float64 {
+		if at.Before(monday) {
+			return gone
+		}
+		return 20
+	})
+	x.minutes(2)
+	x.wants("the reactive layer carries the load alone", "ForecastSkilled False NoSkill", "Ready True Complete")
+	if st := x.status(); st.Desired != 4 || st.Forecast.Reason == "" {
+		t.Errorf("status %+v", st)
+	}
 }
