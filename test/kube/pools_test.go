@@ -428,6 +428,28 @@ func TestAStatefulSetIsInThePoolOfItsOrdinal(t *testing.T) {
 	})
 }
 
+func TestARolloutIsNotStuckAtAFullPlan(t *testing.T) {
+	w := newPoolWorld(t)
+	w.policy("web", 4, 0, 0)
+	d := w.deployment("web", 4)
+	w.awaitReady("web", 4)
+	w.await("web", map[string]int{"owned": 4})
+	patch := `{"spec":{"strategy":{"rollingUpdate":{"maxSurge":1,"maxUnavailable":0}},"template":{"metadata":{"annotations":{"version":"2"}}}}}`
+	if err := w.c.Patch(t.Context(), d, client.RawPatch(types.StrategicMergePatchType, []byte(patch))); err != nil {
+		t.Fatal(err)
+	}
+	clustertest.Eventually(t, "the rollout to end", func() error {
+		if err := w.c.Get(t.Context(), client.ObjectKeyFromObject(d), d); err != nil {
+			return err
+		}
+		if s := d.Status; s.ObservedGeneration < d.Generation || s.UpdatedReplicas != 4 || s.Replicas != 4 || s.ReadyReplicas != 4 {
+			return fmt.Errorf("%d of %d are new, %d ready", s.UpdatedReplicas, s.Replicas, s.ReadyReplicas)
+		}
+		return nil
+	})
+	w.await("web", map[string]int{"owned": 4})
+}
+
 func TestAPausedPolicyPlacesNothing(t *testing.T) {
 	w := newPoolWorld(t)
 	p := w.policy("web", 1, 0, 0)
