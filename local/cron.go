@@ -18,8 +18,9 @@ import (
 	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/neap-dev/neap/api/v1alpha1"
 	"github.com/neap-dev/neap/core/machine"
@@ -381,25 +382,22 @@ type burstPod struct {
 	node          string
 }
 
+// start lets an informer tell of the pods: it goes on where a plain watch would end.
 func (w *burstWatch) start(ctx context.Context, client kubernetes.Interface) error {
-	list := metav1.ListOptions{LabelSelector: v1alpha1.LabelClass + "=" + v1alpha1.ClassJob}
-	now, err := client.CoreV1().Pods("").List(ctx, list)
+	factory := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim),
+		informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = v1alpha1.LabelClass + "=" + v1alpha1.ClassJob }))
+	pods := factory.Core().V1().Pods().Informer()
+	_, err := pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(o any) { w.see(o.(*corev1.Pod), time.Now()) },
+		UpdateFunc: func(_, o any) { w.see(o.(*corev1.Pod), time.Now()) },
+	})
 	if err != nil {
 		return fmt.Errorf("measure cron: %w", err)
 	}
-	list.ResourceVersion = now.ResourceVersion
-	events, err := client.CoreV1().Pods("").Watch(ctx, list)
-	if err != nil {
-		return fmt.Errorf("measure cron: %w", err)
+	factory.Start(ctx.Done())
+	if !cache.WaitForCacheSync(ctx.Done(), pods.HasSynced) {
+		return ctx.Err()
 	}
-	go func() {
-		defer events.Stop()
-		for e := range events.ResultChan() {
-			if p, ok := e.Object.(*corev1.Pod); ok && e.Type != watch.Deleted {
-				w.see(p, time.Now())
-			}
-		}
-	}()
 	return nil
 }
 
@@ -410,10 +408,13 @@ func (w *burstWatch) see(p *corev1.Pod, now time.Time) {
 	if b == nil {
 		b = &burstPod{created: p.CreationTimestamp.Time, seen: now, owner: p.Namespace + "/" + p.Labels["app.kubernetes.io/name"]}
 		w.pods[p.UID] = b
+		if p.Status.Phase != corev1.PodPending { // its beginning was not seen: count too much
+			b.seen = b.created
+		}
 		w.lag = max(w.lag, now.Sub(b.created)-time.Second)
 	}
 	b.node = cmp.Or(p.Spec.NodeName, b.node)
-	if b.running.IsZero() && p.Status.Phase == corev1.PodRunning {
+	if b.running.IsZero() && (p.Status.Phase == corev1.PodRunning || p.Status.Phase == corev1.PodSucceeded) {
 		b.running = now
 		if w.started++; w.started == w.want {
 			close(w.all)
