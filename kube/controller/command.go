@@ -44,7 +44,8 @@ func NewCommand(page func(*store.Store, metrics.Source) http.Handler) *cobra.Com
 		Long: `neap-controller watches a cluster and closes its bill hour by hour into a store.
 Every minute it decides how many replicas the workloads of ElasticPolicies have.
 It writes nothing in the cluster but the status of Neap's own objects and, where
-an ElasticPolicy is in mode Auto, the /scale of its target.
+an ElasticPolicy is in mode Auto, the /scale of its target, its pods' deletion
+cost and readiness gate, and the room that it is to have.
 
 It needs a directory that outlives it (--store). With --prometheus it knows what
 pods used; without, all use is estimated as what was requested.`,
