@@ -477,7 +477,7 @@ func (c *comparing) curve(out *Comparison) ([]RatioRow, error) {
 		return x
 	}
 	// 1. A coarse grid, some at once.
-	step := max(1, high/8)
+	step := max(1, high/10)
 	var grid []int
 	for n := 0; n <= high; n += step {
 		grid = append(grid, n)
@@ -485,7 +485,8 @@ func (c *comparing) curve(out *Comparison) ([]RatioRow, error) {
 	if err := c.all(grid); err != nil {
 		return nil, err
 	}
-	// 2. Around the best of each ratio, finer and finer.
+	// 2. Around the best of each ratio, finer and finer: to within two machines,
+	// which is less of the money than a day differs from the next.
 	best := func(ratio float64) (int, RatioRow, bool) {
 		var x RatioRow
 		n, found := 0, false
@@ -500,7 +501,7 @@ func (c *comparing) curve(out *Comparison) ([]RatioRow, error) {
 		}
 		return n, x, found
 	}
-	for step > 1 {
+	for fine := max(1, min(2, high/20)); step > fine; {
 		step = (step + 1) / 2
 		var next []int
 		for _, ratio := range c.o.Ratios {

@@ -54,7 +54,7 @@ func Before(s *scenario.Scenario) Past {
 }
 
 const (
-	refit      = time.Hour       // between two fits of a forecast
+	refit      = 24 * time.Hour  // between two fits of a forecast; it hears of every minute
 	firstStart = 5 * time.Minute // a replica's start in a pool until one was seen there
 	judged     = 5 * time.Minute // of which the guard judges the answers
 )

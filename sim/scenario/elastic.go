@@ -499,7 +499,10 @@ func (r *reading) finishElastic(d *draft, n *yaml.Node, field string) {
 		}
 	}
 	if e.PerReplica == 0 {
-		if e.PerReplica = r.carries(m); e.PerReplica == 0 && m.Load != nil {
+		if len(e.Pools) > 0 {
+			e.PerReplica = r.carries(m)
+		}
+		if e.PerReplica == 0 && m.Load != nil {
 			fail("requestsPerReplica", "missing; nothing about a request says how many one replica carries")
 		}
 	}
@@ -515,18 +518,12 @@ func (r *reading) finishElastic(d *draft, n *yaml.Node, field string) {
 }
 
 // carries returns how many requests a second use all that one replica asks for,
-// on the slowest machines of its policy's pools.
+// in the last of its policy's pools: where there is no more than was asked for.
 func (r *reading) carries(m *Module) float64 {
-	slowest := int64(0)
-	for _, p := range m.Elastic.Pools {
-		t := r.types[r.s.Pool(p.Name).MachineType]
-		if rating := t.Rating(); slowest == 0 || rating < slowest {
-			slowest = rating
-		}
-	}
+	last := r.types[r.s.Pool(m.Elastic.Pools[len(m.Elastic.Pools)-1].Name).MachineType].Rating()
 	rps := math.Inf(1)
 	if c := m.Needs.CPUPerRequest.Seconds(); c > 0 {
-		rps = min(rps, float64(m.Requests[resource.CPU]*slowest/1000-m.Needs.BaseCPU)/1000/c)
+		rps = min(rps, float64(m.Requests[resource.CPU]*last/1000-m.Needs.BaseCPU)/1000/c)
 	}
 	if g := m.Needs.GPUPerRequest.Seconds(); g > 0 {
 		rps = min(rps, float64(m.Requests[resource.GPU])/1000/g)
