@@ -492,6 +492,21 @@ func TestATargetThatIsNotThere(t *testing.T) {
 	x.wants("there is no Deployment chat with a /scale in namespace live", "TargetFound False NotFound", "Ready False NoTarget")
 }
 
+func TestATargetThatCannotBeReadForAMomentKeepsItsPlan(t *testing.T) {
+	x := settle(t, strings.TrimSuffix(spec, "}")+`, pools: [{name: own}]}`, &v1alpha1.ResourcePool{ObjectMeta: metav1.ObjectMeta{Name: "own"}})
+	x.minutes(1)
+	was := x.status()
+	x.scales.PrependReactor("get", "*", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewTimeoutError("etcd is slow", 1)
+	})
+	x.minutes(2)
+	x.wants("Deployment chat could not be read", "TargetFound Unknown NotReadable", "Ready False NoTarget")
+	is := x.status()
+	if len(is.Pools) != 1 || is.Pools[0].Planned != was.Pools[0].Planned || is.Selector != was.Selector || is.Desired != was.Desired || is.Current != was.Current {
+		t.Errorf("status %+v, was %+v", is, was)
+	}
+}
+
 func TestATargetDeletedMidDecision(t *testing.T) {
 	x := settle(t, spec)
 	x.source.set("load", always(95))

@@ -34,52 +34,19 @@ func statusOf(seen *observation, said verdict, st *state) v1alpha1.ElasticPolicy
 		})
 	}
 
-	// 1. The decision.
-	reason := said.Reason
-	switch {
-	case seen.Invalid != nil, seen.TargetErr != nil:
-		reason = ""
-	case p.Spec.Mode == v1alpha1.ModeObserve:
-		reason = "mode Observe reports and decides nothing"
-	case !said.Decides && seen.Paused != "":
-		reason = fmt.Sprintf("%s is paused by the annotation %s", seen.Paused, v1alpha1.AnnotationPause)
-	case !said.Decides:
-		reason = fmt.Sprintf("%s sets the replicas, so Neap leaves them alone", seen.Rival)
-	}
-	if out.DecidedAt == nil || out.Desired != int32(said.Desired) || out.Winner != string(said.Winner) {
-		out.DecidedAt = ptr.To(metav1.NewTime(seen.Now))
-	}
-	out.Current, out.Ready, out.Desired = int32(seen.Current), int32(seen.Ready), int32(said.Desired)
-	out.Soon = int32(said.Soon)
-	out.Winner, out.Reason = string(said.Winner), reason
-	out.Layers = layers(said.ByLayer)
-	if out.Selector = ""; seen.target.scale != nil {
-		out.Selector = seen.target.scale.Status.Selector
-	}
-	out.Returning = said.Returning
-	out.Leaving = nil
-	if said.CutOff > 0 && said.Acts {
-		out.Leaving = &v1alpha1.LeavingStatus{Replicas: int32(said.CutOff), Since: metav1.NewTime(said.Next.ScaleIn.Since)}
+	// 1. The decision. A target that cannot be read for a moment leaves what was
+	// decided on it, above all the plan of the pools, as it was.
+	reason := p.Status.Reason
+	if !unread(seen.TargetErr) {
+		reason = decisionInto(&out, seen, said, st)
 	}
 
-	// 2. Pools. Where nothing is decided there is no plan that anybody should keep.
-	out.Pools = nil
-	if said.Decides {
-		for i, t := range said.Pools {
-			out.Pools = append(out.Pools, poolStatus(seen, seen.Pools[i], t, st))
-		}
-	}
-
-	// 3. The forecast.
-	out.Forecast = nil
-	meta.RemoveStatusCondition(&out.Conditions, v1alpha1.ConditionForecastSkilled)
-	if l := seen.Learnt; l != nil {
+	// 2. The forecast.
+	if p.Spec.Forecast == nil {
+		out.Forecast = nil
+		meta.RemoveStatusCondition(&out.Conditions, v1alpha1.ConditionForecastSkilled)
+	} else if l := seen.Learnt; l != nil {
 		out.Forecast = forecastStatus(l)
-		for _, was := range p.Status.Conditions { // keeps the time of its last transition
-			if was.Type == v1alpha1.ConditionForecastSkilled {
-				out.Conditions = append(out.Conditions, was)
-			}
-		}
 		switch {
 		case out.Forecast.Skilled:
 			set(v1alpha1.ConditionForecastSkilled, metav1.ConditionTrue, "Skilled", out.Forecast.Reason)
@@ -90,7 +57,7 @@ func statusOf(seen *observation, said verdict, st *state) v1alpha1.ElasticPolicy
 		}
 	}
 
-	// 4. Conditions.
+	// 3. Conditions.
 	var lacking []string
 	switch err := seen.TargetErr; {
 	case err == nil:
@@ -174,6 +141,52 @@ func statusOf(seen *observation, said verdict, st *state) v1alpha1.ElasticPolicy
 		set(v1alpha1.ConditionReady, metav1.ConditionTrue, "Complete", modeSays[cmp.Or(p.Spec.Mode, v1alpha1.ModePreview)])
 	}
 	return out
+}
+
+// unread reports whether an error says that a target could not be read, and not
+// that it is not there.
+func unread(err error) bool {
+	return err != nil && !apierrors.IsNotFound(err) && !meta.IsNoMatchError(err)
+}
+
+// decisionInto writes the decision into a status, and returns the reason.
+func decisionInto(out *v1alpha1.ElasticPolicyStatus, seen *observation, said verdict, st *state) string {
+	p := seen.Policy
+	reason := said.Reason
+	switch {
+	case seen.Invalid != nil, seen.TargetErr != nil:
+		reason = ""
+	case p.Spec.Mode == v1alpha1.ModeObserve:
+		reason = "mode Observe reports and decides nothing"
+	case !said.Decides && seen.Paused != "":
+		reason = fmt.Sprintf("%s is paused by the annotation %s", seen.Paused, v1alpha1.AnnotationPause)
+	case !said.Decides:
+		reason = fmt.Sprintf("%s sets the replicas, so Neap leaves them alone", seen.Rival)
+	}
+	if out.DecidedAt == nil || out.Desired != int32(said.Desired) || out.Winner != string(said.Winner) {
+		out.DecidedAt = ptr.To(metav1.NewTime(seen.Now))
+	}
+	out.Current, out.Ready, out.Desired = int32(seen.Current), int32(seen.Ready), int32(said.Desired)
+	out.Soon = int32(said.Soon)
+	out.Winner, out.Reason = string(said.Winner), reason
+	out.Layers = layers(said.ByLayer)
+	if out.Selector = ""; seen.target.scale != nil {
+		out.Selector = seen.target.scale.Status.Selector
+	}
+	out.Returning = said.Returning
+	out.Leaving = nil
+	if said.CutOff > 0 && said.Acts {
+		out.Leaving = &v1alpha1.LeavingStatus{Replicas: int32(said.CutOff), Since: metav1.NewTime(said.Next.ScaleIn.Since)}
+	}
+
+	// Where nothing is decided there is no plan that anybody should keep.
+	out.Pools = nil
+	if said.Decides {
+		for i, t := range said.Pools {
+			out.Pools = append(out.Pools, poolStatus(seen, seen.Pools[i], t, st))
+		}
+	}
+	return reason
 }
 
 var modeSays = map[v1alpha1.Mode]string{
