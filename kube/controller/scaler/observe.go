@@ -102,7 +102,7 @@ type classes struct {
 
 // observe finds out what there is to know of p.
 func (s *Scaler) observe(ctx context.Context, w *world, p *v1alpha1.ElasticPolicy, st *state) *observation {
-	seen := &observation{Now: w.now, Policy: p, Load: math.NaN(), State: s.remembered(w, p, st)}
+	seen := &observation{Now: w.now, Policy: p, Load: math.NaN(), State: st.decision}
 	if d := &st.declared; d.generation != p.Generation || d.elastic.Policy.Max == 0 {
 		d.generation = p.Generation
 		d.elastic, d.err = convert.DeclaredElastic(p)
@@ -138,21 +138,6 @@ func (s *Scaler) observe(ctx context.Context, w *world, p *v1alpha1.ElasticPolic
 	s.lookAtClasses(w, p, st, seen)
 	s.lookAtLoad(ctx, w, st, seen)
 	return seen
-}
-
-// remembered returns the state of the last decision. What is lost with the
-// process is begun anew, but for replicas that are being watched on their way out.
-func (s *Scaler) remembered(w *world, p *v1alpha1.ElasticPolicy, st *state) elastic.State {
-	if st.restored {
-		return st.decision
-	}
-	st.restored = true
-	if l := p.Status.Leaving; l != nil && !l.Since.After(w.now) {
-		st.decision = elastic.State{At: w.now, Current: int(p.Status.Current), Desired: int(p.Status.Desired), ScaleIn: elastic.Progress{
-			Stage: elastic.StageWatch, Since: l.Since.UTC(), Cut: int(l.Replicas), From: int(p.Status.Current),
-		}}
-	}
-	return st.decision
 }
 
 // target reads the /scale of what p names, and whether it is paused.
@@ -409,7 +394,11 @@ func (s *Scaler) lookAtClasses(w *world, p *v1alpha1.ElasticPolicy, st *state, s
 	st.demand.mu.Lock()
 	attendance := st.demand.attendance
 	st.demand.mu.Unlock()
-	seen.Class = attendance.Class(c.table, w.now, seen.Horizon, c.options)
+	options := c.options
+	if carries := seen.Declared.Policy.Carries; carries > 0 {
+		options.Fill = seen.Declared.Policy.Unit / carries
+	}
+	seen.Class = attendance.Class(c.table, w.now, seen.Horizon, options)
 }
 
 // lookAtLoad asks for the load and for what else is followed, and what is foretold.

@@ -94,7 +94,6 @@ type state struct {
 	replica   request                // of one replica, once one was seen
 	demand    *demand
 	classes   classes
-	restored  bool                          // what the status says of a scale-in under way was taken over
 	last      *v1alpha1.ElasticPolicyStatus // as it was written
 	written   time.Time                     // by the wall
 }
