@@ -107,10 +107,11 @@ type RatioRow struct {
 
 // comparing is a comparison under way.
 type comparing struct {
-	ctx  context.Context
-	o    CompareOptions
-	past Past
-	pool *scenario.Pool // whose number of machines is chosen
+	ctx       context.Context
+	o         CompareOptions
+	past      Past
+	foresight Foresight
+	pool      *scenario.Pool // whose number of machines is chosen
 
 	mu    sync.Mutex
 	owned map[int]*CaseRow // Elastic by number of machines
@@ -233,7 +234,7 @@ type played struct {
 }
 
 func (c *comparing) run(s *scenario.Scenario, k Case) (*played, error) {
-	r, err := Run(c.ctx, s, Options{Until: c.o.Until, Past: c.past})
+	r, err := Run(c.ctx, s, Options{Until: c.o.Until, Past: c.past, Foresight: &c.foresight})
 	if err != nil {
 		return nil, err
 	}

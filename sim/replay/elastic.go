@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/neap-dev/neap/core/bill"
@@ -66,9 +67,12 @@ type scaler struct {
 	policy elastic.Policy
 	tau    float64
 
-	model  *forecast.Model
-	series forecast.Series // what it learns from
-	fitted time.Time
+	series forecast.Series // what the forecast learns from
+	model  *forecast.Model // nil until it is asked
+	fitted time.Time       // when it learnt, for fitFor ahead
+	fitFor time.Duration
+	learnt int // values that it learnt from
+	heard  int // values that it knows
 
 	classes    timetable.Timetable
 	attendance timetable.Attendance
@@ -131,7 +135,7 @@ func newScaler(s *scenario.Scenario, m *module, spec *scenario.Module, past fore
 		a.tau = forecast.Newsvendor(e.Forecast.UnderCost, 1)
 	}
 	if t := e.Timetable; t != nil {
-		a.options = timetable.Options{Module: spec.Name, Release: t.ReleaseAfter}
+		a.options = timetable.Options{Module: spec.Name, Release: t.ReleaseAfter, Fill: float64(e.TargetPerMil) / 1000}
 		var sessions []timetable.Session
 		for _, name := range t.Names {
 			for _, table := range s.Timetables {
@@ -284,7 +288,6 @@ func (r *run) decideReplicas(a *scaler, claims map[string]resource.Vector) {
 		demand = a.asked / a.seconds
 	}
 	a.asked, a.seconds, a.load = 0, 0, demand
-	begin := now.Add(-time.Minute)
 	if a.series.Step > 0 {
 		a.series.Values = append(a.series.Values, demand)
 	}
@@ -293,12 +296,7 @@ func (r *run) decideReplicas(a *scaler, claims map[string]resource.Vector) {
 	horizon := r.horizon(a)
 	var foretold elastic.Forecast
 	if a.tau > 0 {
-		if a.model == nil || now.Sub(a.fitted) >= refit {
-			a.learn(r, now, horizon)
-		} else {
-			a.model.Observe(begin, demand)
-		}
-		foretold = a.policy.Foretell(a.model, now, horizon, a.tau, a.model.Skill().Reason)
+		foretold = r.foretell(a, now, horizon)
 	}
 	var class elastic.Class
 	if a.spec.Elastic.Timetable != nil {
@@ -343,22 +341,77 @@ func (r *run) decideReplicas(a *scaler, claims map[string]resource.Vector) {
 	r.retry() // those that wait may go elsewhere now
 }
 
-// learn fits the forecast to the past and to what the day has shown.
-func (a *scaler) learn(r *run, now time.Time, horizon time.Duration) {
-	most := a.spec.Elastic.Forecast.HistoryDays * 24 * 60
-	if n := len(a.series.Values) - most; n > 0 {
-		a.series.Start = a.series.Start.Add(time.Duration(n) * a.series.Step)
-		a.series.Values = a.series.Values[n:]
+// A Foresight keeps what the forecasts of a scenario said, for replays of the same
+// load: what is foretold depends on nothing that they decide but the horizon. The
+// zero Foresight is empty and ready, and safe for concurrent use.
+type Foresight struct {
+	mu   sync.Mutex
+	said map[foresaid]foretold
+}
+
+type foresaid struct {
+	module  workload.Key
+	at      int64
+	horizon time.Duration
+}
+
+type foretold struct {
+	elastic.Forecast
+	skilled bool
+}
+
+// foretell asks the forecast of a module, in whole minutes.
+func (r *run) foretell(a *scaler, now time.Time, horizon time.Duration) elastic.Forecast {
+	horizon = (horizon + time.Minute - 1).Truncate(time.Minute)
+	if a.fitted.IsZero() || now.Sub(a.fitted) >= refit {
+		a.fitted, a.fitFor, a.learnt, a.model = now, horizon, len(a.series.Values), nil
 	}
-	days := a.policy.Calendar
-	a.model = forecast.Fit(a.series, forecast.Options{Horizon: horizon, Location: r.s.Location, DayKind: func(t time.Time) string {
-		switch k := days.DayType(t); k {
-		case elastic.Holiday, elastic.MakeUp:
-			return string(k)
+	key := foresaid{a.m.key, now.Unix(), horizon}
+	if f := r.o.Foresight; f != nil {
+		f.mu.Lock()
+		said, ok := f.said[key]
+		f.mu.Unlock()
+		if ok {
+			a.result.Skilled = said.skilled
+			return said.Forecast
 		}
-		return ""
-	}})
-	a.fitted = now
+	}
+	// 1. What it has not learnt or heard of yet.
+	if a.model == nil {
+		past := a.series
+		if n := a.learnt - a.spec.Elastic.Forecast.HistoryDays*24*60; n > 0 {
+			past.Start = past.Start.Add(time.Duration(n) * past.Step)
+			past.Values = past.Values[n:]
+			past.Values = past.Values[:a.learnt-n]
+		} else {
+			past.Values = past.Values[:a.learnt]
+		}
+		days := a.policy.Calendar
+		a.model = forecast.Fit(past, forecast.Options{Horizon: a.fitFor, Location: r.s.Location, DayKind: func(t time.Time) string {
+			switch k := days.DayType(t); k {
+			case elastic.Holiday, elastic.MakeUp:
+				return string(k)
+			}
+			return ""
+		}})
+		a.heard = a.learnt
+	}
+	for ; a.heard < len(a.series.Values); a.heard++ {
+		a.model.Observe(a.series.Start.Add(time.Duration(a.heard)*a.series.Step), a.series.Values[a.heard])
+	}
+	// 2. What it says.
+	skill := a.model.Skill()
+	out := foretold{a.policy.Foretell(a.model, now, horizon, a.tau, skill.Reason), skill.Periodic}
+	a.result.Skilled = out.skilled
+	if f := r.o.Foresight; f != nil {
+		f.mu.Lock()
+		if f.said == nil {
+			f.said = map[foresaid]foretold{}
+		}
+		f.said[key] = out
+		f.mu.Unlock()
+	}
+	return out.Forecast
 }
 
 // start is how long a replica takes to be ready in a pool: what was learnt of this

@@ -31,6 +31,9 @@ type Options struct {
 	// Past is what [Before] returns; nil works it out. It is read only, so one
 	// serves many replays of a scenario.
 	Past Past
+	// Foresight, if any, is shared by replays of the same scenario that differ in
+	// their machines only.
+	Foresight *Foresight
 	// Sink, if any, gets every hour as it is closed.
 	Sink Sink
 	// Progress, if any, is called after every simulated hour.
@@ -368,7 +371,6 @@ func (r *run) finish() (*Result, error) {
 			P99MS: 1000 * st.total.quantile(0.99), PeakLoad: st.high, LowLoad: max(0, st.low), HoursMet: st.met, HoursBad: st.broken, PodsMost: st.most}
 		if a := st.scaler; a != nil {
 			out.Policy = &a.result
-			out.Policy.Skilled = a.model != nil && a.model.Periodic()
 		}
 		for _, f := range m.Features {
 			if out.Features == nil {
