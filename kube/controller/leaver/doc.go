@@ -6,7 +6,8 @@
 //	           it binds; the leaver writes it to the pods that others bound, once
 //	cut-off    while the policy's status says that replicas are leaving, those that
 //	           leave next get no traffic: their readiness gate neap.dev/serving is
-//	           false. When they are not to leave after all, they come back
+//	           false. When they are not to leave after all, they come back, and so
+//	           do those whose policy is gone, paused or no longer in charge
 //	drop       a pod that a serverless provider refuses is deleted when the plan has
 //	           no place for it there: its successor goes to another pool, or waits
 //	check      after each scale-in, who left is compared with who should have

@@ -67,6 +67,9 @@ func New(o Options) *Reconciler {
 
 // SetupWithManager registers the Reconciler.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
+	if err := (&opener{r.o.Client}).setup(mgr); err != nil {
+		return err
+	}
 	return ctrl.NewControllerManagedBy(mgr).Named("leaver").
 		For(&v1alpha1.ElasticPolicy{}).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.policiesOf)).
@@ -279,16 +282,20 @@ func (r *Reconciler) apply(ctx context.Context, p *v1alpha1.ElasticPolicy, v Ver
 	var errs []error
 	for name, cost := range v.Costs {
 		patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:"%d"}}}`, corev1.PodDeletionCost, cost)
-		errs = append(errs, r.patch(ctx, p.Namespace, name, types.MergePatchType, patch, ""))
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: name}}
+		if err := client.IgnoreNotFound(r.o.Client.Patch(ctx, pod, client.RawPatch(types.MergePatchType, patch), client.FieldOwner("neap-leaver"))); err != nil {
+			errs = append(errs, fmt.Errorf("write the deletion cost of pod %s/%s: %w", p.Namespace, name, err))
+		}
 	}
-	for _, gate := range []struct {
+	for _, to := range []struct {
 		pods           []string
 		status, reason string
 	}{{v.Open, "True", "Serves"}, {v.Shut, "False", "Leaving"}} {
-		for _, name := range gate.pods {
-			patch := fmt.Appendf(nil, `{"status":{"conditions":[{"type":%q,"status":%q,"reason":%q,"lastTransitionTime":%q}]}}`,
-				v1alpha1.ReadinessServing, gate.status, gate.reason, time.Now().UTC().Format(time.RFC3339))
-			errs = append(errs, r.patch(ctx, p.Namespace, name, types.StrategicMergePatchType, patch, "status"))
+		for _, name := range to.pods {
+			pod := types.NamespacedName{Namespace: p.Namespace, Name: name}
+			if err := client.IgnoreNotFound(gate(ctx, r.o.Client, pod, to.status, to.reason)); err != nil {
+				errs = append(errs, fmt.Errorf("set the readiness gate of pod %s: %w", pod, err))
+			}
 		}
 	}
 	for _, name := range v.Drop {
@@ -298,20 +305,6 @@ func (r *Reconciler) apply(ctx context.Context, p *v1alpha1.ElasticPolicy, v Ver
 		}
 	}
 	return errors.Join(errs...)
-}
-
-func (r *Reconciler) patch(ctx context.Context, namespace, name string, typ types.PatchType, data []byte, subresource string) error {
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
-	var err error
-	if subresource == "" {
-		err = r.o.Client.Patch(ctx, pod, client.RawPatch(typ, data), client.FieldOwner("neap-leaver"))
-	} else {
-		err = r.o.Client.SubResource(subresource).Patch(ctx, pod, client.RawPatch(typ, data), client.FieldOwner("neap-leaver"))
-	}
-	if err = client.IgnoreNotFound(err); err != nil {
-		return fmt.Errorf("patch pod %s/%s: %w", namespace, name, err)
-	}
-	return nil
 }
 
 // report tells what was found in the policy's status and events.
