@@ -192,6 +192,10 @@ type Class struct {
 	Reason string    // a clause that names the classes
 }
 
+// near reports whether there are classes about: one is on, the last has ended not
+// long ago, or the next is known.
+func (c Class) near() bool { return c.In || !c.Ended.IsZero() || !c.Next.IsZero() }
+
 // A Forecast is what is foretold now, in the unit of demand. 0 and NaN say nothing.
 type Forecast struct {
 	Demand float64 // what must be ready at the horizon
@@ -199,6 +203,11 @@ type Forecast struct {
 	Soon   float64 // what is to be expected within ScaleIn.HoldIfNeededWithin
 	Usual  float64 // demand at the busy times: MaxLift counts from it where the load needs less
 	Reason string  // a clause: what it rests on
+
+	// Announced counts instead of Demand and Return, if it is above 0, while
+	// classes are near: what comes at once then comes with them, and their own
+	// floor provides for it.
+	Announced float64
 }
 
 // An Input is what was seen of one workload in one minute.
@@ -251,6 +260,9 @@ type State struct {
 func Decide(in Input) Decision {
 	// 1. What was before, as far as the clock lets us believe it.
 	before := in.State.believed(in)
+	if in.Forecast.Announced > 0 && in.Class.near() {
+		in.Forecast.Demand, in.Forecast.Return = in.Forecast.Announced, in.Forecast.Announced
+	}
 	next := State{At: in.Now, Current: in.Current}
 
 	// 2. What every layer wants.

@@ -240,6 +240,30 @@ func TestAForecastThatSeesNoReturnDoesNotWait(t *testing.T) {
 	}
 }
 
+func TestWhereClassesAreAnnouncedTheForecastFearsLess(t *testing.T) {
+	wary := Forecast{Demand: 30, Return: 30, Announced: 18, Usual: 30}
+	cases := map[string]struct {
+		class Class
+		want  int
+	}{
+		"without a timetable all that is feared counts": {Class{}, 30},
+		"a class is on":             {Class{In: true}, 18},
+		"the next class is known":   {Class{Next: monday.Add(time.Hour)}, 18},
+		"a class has just ended":    {Class{Ended: monday.Add(-time.Hour)}, 18},
+		"a class asks for yet more": {Class{In: true, Demand: 25}, 25},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			p := Defaults(1, 100)
+			p.Unit, p.Forecast.Tolerance = 1, Tolerance{}
+			got := Decide(Input{Policy: p, Now: monday, Current: 10, Ready: 10, Metrics: []Metric{{Total: 10, PerReplica: 1}}, Forecast: wary, Class: tc.class})
+			if got.Desired != tc.want {
+				t.Errorf("%d desired, want %d: %s", got.Desired, tc.want, got.Reason)
+			}
+		})
+	}
+}
+
 // What the forecast may lift by must not grow with what it has lifted.
 func TestALiftIsNotLiftedAgain(t *testing.T) {
 	p := base()

@@ -23,7 +23,8 @@ type Foreteller interface {
 // replicas asked for at the next decision would be, horizon from now, and what
 // may come back meanwhile and within ScaleIn.HoldIfNeededWithin. What is expected
 // is served at the target; what is only feared, and worth being ready for, may
-// fill the replicas. tau says how dear it is to be short; reason is a clause for
+// fill the replicas. Where classes are announced, no more is feared of the rest
+// than the tau-quantile. tau says how dear it is to be short; reason is a clause for
 // people.
 func (p Policy) Foretell(f Foreteller, now time.Time, horizon time.Duration, tau float64, reason string) Forecast {
 	carries := max(p.Carries, p.Unit)
@@ -39,9 +40,10 @@ func (p Policy) Foretell(f Foreteller, now time.Time, horizon time.Duration, tau
 	}
 	feared := known(f.Provide(now, 0, horizon, tau)) * fill
 	expected := known(f.Quantile(now, horizon, 0.5))
+	announced := known(f.Quantile(now, horizon, tau)) * fill
 	soon := math.NaN()
 	if w := p.ScaleIn.HoldIfNeededWithin; w > 0 {
 		soon = known(f.Peak(now, 0, w, 0.5))
 	}
-	return Forecast{Demand: max(feared, expected), Return: feared, Soon: soon, Usual: f.Usual(), Reason: reason}
+	return Forecast{Demand: max(feared, expected), Return: feared, Announced: max(announced, expected), Soon: soon, Usual: f.Usual(), Reason: reason}
 }

@@ -3,6 +3,9 @@
 //
 //	floor(t) = q-quantile of Σ over classes: enrolled · ratio(course) · arrivals(t − start) · factor(module)
 //
+// Where replicas are planned to be used to a part only ([Options.Fill]), that part
+// is for the mean, and all of them for the quantile.
+//
 // The ratio of those who come to those enrolled, and the curve by which they
 // arrive, are learnt per course by [Learn] from demand that was seen; a course
 // that was not seen yet takes what the other courses have, and a timetable

@@ -15,6 +15,10 @@ type Options struct {
 	// Quantile is how sure the floor must be; 0 means 0.9, which is right when a
 	// missing unit costs nine times an idle one.
 	Quantile float64
+	// Fill is how much of what a replica carries is planned for: who is expected is
+	// served within it, more who may come, up to the quantile, may fill the
+	// replicas. 0 means 1: the floor is the quantile itself.
+	Fill float64
 	// Release is how long after its start a class is held; 0 means 15 minutes,
 	// negative until its end.
 	Release time.Duration
@@ -111,5 +115,8 @@ func (a Attendance) at(classes []Session, at time.Time, opts Options) (f Floor, 
 	}
 	spread := math.Log1p(variance / (mean * mean))
 	f.Demand = math.Exp(math.Log(mean) - spread/2 + normal(opts.Quantile)*math.Sqrt(spread))
+	if opts.Fill > 0 && opts.Fill < 1 {
+		f.Demand = max(mean, f.Demand*opts.Fill)
+	}
 	return f, greatest
 }

@@ -32,6 +32,8 @@ func TestFloor(t *testing.T) {
 		"half is asked for before the bell":                  {table, 0, 0, Options{Quantile: .5}, 40.5},
 		"the floor follows the curve":                        {table, 5 * time.Minute, 5 * time.Minute, Options{Quantile: .5}, 54.75},
 		"the quantile is the spread of the prior":            {table, 0, 0, Options{Quantile: .9}, 40.5 * PriorSpread},
+		"who is feared may fill the replicas":                {table, 0, 0, Options{Quantile: .9, Fill: .9}, .9 * 40.5 * PriorSpread},
+		"who is expected is served as planned":               {table, 0, 0, Options{Quantile: .9, Fill: .5}, 40.5 * math.Exp(priorVariance/2)},
 		"the lead asks now for what is needed then":          {table, -10 * time.Minute, 0, Options{Quantile: .5}, 40.5},
 		"the floor is gone a quarter after the start":        {table, 15 * time.Minute, 20 * time.Minute, Options{}, 0},
 		"a release that is negative holds to the end":        {table, 59 * time.Minute, 65 * time.Minute, Options{Quantile: .5, Release: -1}, 75},
@@ -108,7 +110,7 @@ func FuzzFloor(f *testing.F) {
 		}
 		a := Learn(New(sessions), "", counts)
 		at := monday.Add(time.Duration(minute%1000) * time.Minute)
-		opts := Options{Quantile: float64(percent%101) / 100}
+		opts := Options{Quantile: float64(percent%101) / 100, Fill: float64(seed%5) / 4}
 		floor := a.Floor(New(sessions), at, at, opts)
 		if !(floor.Demand >= 0) || math.IsInf(floor.Demand, 0) {
 			t.Fatalf("floor %v", floor.Demand)

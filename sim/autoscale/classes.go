@@ -198,7 +198,7 @@ func (c *Classes) learnt(w *Workload) func(now time.Time, horizon time.Duration)
 		if learntAt.IsZero() || now.Sub(learntAt) >= 24*time.Hour {
 			attendance, learntAt = timetable.Learn(table, "", c.counts(now)), now
 		}
-		class := attendance.Class(table, now, horizon, timetable.Options{})
+		class := attendance.Class(table, now, horizon, timetable.Options{Fill: Target})
 		class.Demand *= w.Scale
 		class.Needs *= w.Scale
 		return class

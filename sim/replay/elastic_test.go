@@ -43,7 +43,7 @@ classes:
     targets: {success: 99%, p99: 500ms}
     elastic: {min: 2, max: 60, target: 60%, pools: [own, gpu, pods], forecast: {}}
 timetables:
-  - {name: lessons, namespace: live, sessions: [{course: maths, start: "19:00", minutes: 60, enrolled: 1000, days: [Wednesday]}]}
+  - {name: lessons, namespace: live, sessions: [{course: maths, start: "2026-09-16T19:00", minutes: 60, enrolled: 3500}]}
 calendar: [{date: 2026-10-01, kind: Holiday}]
 modules:
   - {name: room, namespace: live, class: api, replicas: 24, elastic: {timetable: {names: [lessons], perSeat: 1}}, load: {series: evening, peak: 2000, trough: 60}}
@@ -94,7 +94,7 @@ func TestAnEveningOfPoliciesKeepsItsPromisesForLess(t *testing.T) {
 		}
 	}
 	if n := byName["live/Deployment/room"].PodsMost; n < 15 {
-		t.Errorf("a class of a thousand and a load of 2000 a second had %d replicas at most", n)
+		t.Errorf("a class of 3,500 that was never there before and a load of 2000 a second had %d replicas at most", n)
 	}
 	// All three pools were used, the serverless one only in the evening.
 	for _, pt := range r.Curves {
