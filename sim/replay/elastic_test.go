@@ -41,13 +41,13 @@ classes:
     serviceTime: 20ms
     start: {schedule: 1s, imagePull: 5s, readiness: 20s}
     targets: {success: 99%, p99: 500ms}
-    elastic: {min: 2, max: 60, target: 60%, pools: [own, gpu, pods], forecast: {}}
+    elastic: {min: 2, max: 60, target: 60%, pools: [own, gpu, pods]}
 timetables:
   - {name: lessons, namespace: live, sessions: [{course: maths, start: "2026-09-16T19:00", minutes: 60, enrolled: 3500}]}
 calendar: [{date: 2026-10-01, kind: Holiday}]
 modules:
   - {name: room, namespace: live, class: api, replicas: 24, elastic: {timetable: {names: [lessons], perSeat: 1}}, load: {series: evening, peak: 2000, trough: 60}}
-  - {name: chat, namespace: live, class: api, replicas: 10, elastic: {cron: [{name: evening, start: "18:30", duration: 2h, days: [Workday], floor: 9}]}, load: {series: evening, peak: 600, trough: 20}}
+  - {name: chat, namespace: live, class: api, replicas: 10, elastic: {forecast: {}, cron: [{name: evening, start: "18:30", duration: 2h, days: [Workday], floor: 9}]}, load: {series: evening, peak: 600, trough: 20}}
   - {name: desk, namespace: live, class: api, replicas: 2, elastic: {manual: [{name: fair, floor: 4, from: 1h, until: 2h, reason: an open day, by: Li}]}, load: {series: evening, peak: 30, trough: 3}}
   - {name: ocr, namespace: ai, kind: inference, pools: [gpu], requests: {cpu: 5, memory: 8Gi, gpu: 1}, gpuPerRequest: 50ms, replicas: 2, load: {series: evening, peak: 10, trough: 1}}
 `
