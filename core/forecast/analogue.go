@@ -22,6 +22,7 @@ const (
 	asItWas    = 0.1  // worth of an analogue that came from elsewhere to the same end
 	roughly    = 0.07 // logarithm: how well an analogue knows a height
 	oldest     = 5    // minutes that a value stands for those that are not known yet
+	least      = 1e-4 // worth below which an analogue says nothing
 )
 
 // offsets are where analogues are looked for around the minute of the day.
@@ -51,7 +52,28 @@ type sample struct{ demand, weight float64 }
 // nothing later is known, sorted by demand. With rough, the heights are as
 // uncertain as they are to one who must provide for them.
 func (m *Model) look(s, a, b int, rough bool) []sample {
-	m.samples = m.samples[:0]
+	// What is asked again in the same minute is not looked up again.
+	v := &m.views[0]
+	switch {
+	case rough:
+		v = &m.views[1]
+	case a != b:
+		v = &m.views[2]
+	}
+	if v.s == s && v.a == a && v.b == b && v.samples != nil {
+		return v.samples
+	}
+	*v = view{s, a, b, m.survey(v.samples[:0], s, a, b, rough)}
+	return v.samples
+}
+
+// A view is what was looked up last.
+type view struct {
+	s, a, b int
+	samples []sample
+}
+
+func (m *Model) survey(all []sample, s, a, b int, rough bool) []sample {
 	x, lx := m.level(s)
 	here, kind := m.slot(s), m.slot(s+a).kind
 	for k, fade := 0, 1.0; k <= memory; k, fade = k+1, fade*fading {
@@ -66,7 +88,7 @@ func (m *Model) look(s, a, b int, rough bool) []sample {
 		}
 		for _, o := range offsets {
 			c := then + o.minutes
-			if c < 0 || c+b > s {
+			if c < 0 || c+b > s || !rough && max(o.minutes, -o.minutes) > m.within {
 				continue
 			}
 			w := worth * o.worth
@@ -84,19 +106,24 @@ func (m *Model) look(s, a, b int, rough bool) []sample {
 				continue
 			}
 			if x != x { // what is now is not known: what was then is all there is
-				m.add(y, w, rough)
+				all = add(all, y, w, rough)
 				continue
 			}
 			l := lx - lc
 			w *= max(anyLevel, math.Exp(-l*l/(2*sameLevel*sameLevel)))
-			m.add(m.carry(x, xc, y), w, rough)
-			if rough {
-				m.add(y, w*asItWas, false)
+			if w < least {
+				continue
 			}
+			if !rough {
+				all = append(all, sample{y + m.inertia*(m.carry(x, xc, y)-y), w})
+				continue
+			}
+			all = add(all, m.carry(x, xc, y), w, rough)
+			all = append(all, sample{y, w * asItWas})
 		}
 	}
-	slices.SortFunc(m.samples, func(p, q sample) int { return cmp.Compare(p.demand, q.demand) })
-	return m.samples
+	slices.SortFunc(all, func(p, q sample) int { return cmp.Compare(p.demand, q.demand) })
+	return all
 }
 
 // carry says what demand comes of x, if y came of then.
@@ -111,20 +138,20 @@ func (m *Model) carry(x, then, y float64) float64 {
 	}
 }
 
-// rough is a normal distribution in five points (Gauss and Hermite).
+// spread is a normal distribution in five points (Gauss and Hermite).
 var spread = []struct{ factor, weight float64 }{
 	{math.Exp(-2.857 * roughly), 0.01126}, {math.Exp(-1.3556 * roughly), 0.22208}, {1, 0.53333},
 	{math.Exp(1.3556 * roughly), 0.22208}, {math.Exp(2.857 * roughly), 0.01126},
 }
 
-func (m *Model) add(demand, weight float64, rough bool) {
+func add(all []sample, demand, weight float64, rough bool) []sample {
 	if !rough {
-		m.samples = append(m.samples, sample{demand, weight})
-		return
+		return append(all, sample{demand, weight})
 	}
 	for _, p := range spread {
-		m.samples = append(m.samples, sample{demand * p.factor, weight * p.weight})
+		all = append(all, sample{demand * p.factor, weight * p.weight})
 	}
+	return all
 }
 
 // alike is how much the hours before then were like those before s.

@@ -62,11 +62,15 @@ type Model struct {
 	log    []float32 // of value + small
 	mean   float64   // of what is known
 	small  float64   // demand that is next to nothing
-	usual  float64
+	usual  float64   // demand at busy times
+	// inertia is how much of what is above or below its analogue now stays so: 1
+	// follows what is now, 0 what was then.
+	inertia float64
+	within  int // minutes around the time of the day in which the band's analogues lie
 
-	slots   []slot   // half hours from origin
-	kinds   []string // of days, by slot.kind
-	samples []sample // of the last look
+	slots []slot   // half hours from origin
+	kinds []string // of days, by slot.kind
+	views [3]view  // of one minute; of what to provide for; of a peak
 
 	low, high side               // of the band
 	pending   map[int]forecasted // by the minute they are about
@@ -264,7 +268,7 @@ func (m *Model) Observe(t time.Time, value float64) {
 func (m *Model) forget(n int) {
 	m.value, m.log = slices.Delete(m.value, 0, n), slices.Delete(m.log, 0, n)
 	m.origin += int64(n)
-	m.slots = m.slots[:0]
+	m.slots, m.views = m.slots[:0], [3]view{}
 	moved := make(map[int]forecasted, len(m.pending))
 	for at, f := range m.pending {
 		moved[at-n] = f

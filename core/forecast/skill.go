@@ -15,6 +15,12 @@ const (
 	leastRepeat = 0.35 // autocorrelation at the period, below which nothing repeats
 )
 
+// The candidates among which a series' own past chooses.
+var (
+	inertias = []float64{1, 0.5, 0}
+	widths   = []int{20, 1}
+)
+
 var taus = [3]float64{beyond, 0.5, 1 - beyond}
 
 // learn judges the model on its own past. A model whose forerunner was believed
@@ -36,7 +42,17 @@ func (m *Model) learn(before bool) {
 		return
 	}
 	period, repeat := m.period()
-	m.rollingOrigins()
+	// What is best on a third of the origins is judged on all of them.
+	best, inertia, within := math.Inf(1), 1.0, 20
+	for _, m.inertia = range inertias {
+		for _, m.within = range widths {
+			if m.rollingOrigins(origins / 3); m.skill.Loss < best {
+				best, inertia, within = m.skill.Loss, m.inertia, m.within
+			}
+		}
+	}
+	m.inertia, m.within = inertia, within
+	m.rollingOrigins(origins)
 	s := &m.skill
 	needed, better := leastRepeat, leastGain
 	if before {
@@ -45,7 +61,7 @@ func (m *Model) learn(before bool) {
 	at := fmt.Sprintf("%d min ahead", m.horizon)
 	switch {
 	case repeat < needed:
-		s.Reason = fmt.Sprintf("demand does not repeat by the day or the week (correlation %.2f, %.2f needed)", repeat, needed)
+		s.Reason = fmt.Sprintf("demand does not repeat from day to day (correlation %.2f, %.2f needed)", repeat, needed)
 	case !(s.Loss < (1-better)*s.Naive):
 		s.Reason = fmt.Sprintf("%s the same time of the day before is as good (loss %.4f, the model's %.4f)", at, s.Naive, s.Loss)
 	case !(s.Loss < (1-better)*s.Persistence):
@@ -63,7 +79,8 @@ func (m *Model) learn(before bool) {
 
 // rollingOrigins makes forecasts from within the past, with nothing later known,
 // and sets the losses and where the band begins.
-func (m *Model) rollingOrigins() {
+func (m *Model) rollingOrigins(origins int) {
+	m.views = [3]view{}
 	h := m.horizon + 1
 	first := max(2*day, len(m.value)-judgedDays*day)
 	last := len(m.value) - 1 - h
@@ -97,7 +114,7 @@ func (m *Model) rollingOrigins() {
 		n++
 		demand += d
 	}
-	if n < 50 || demand <= 0 {
+	if n < 30 || demand <= 0 {
 		m.skill.Loss, m.skill.Naive, m.skill.Persistence = math.Inf(1), math.Inf(1), math.Inf(1)
 		return
 	}
@@ -148,7 +165,8 @@ func sortedQuantile(s []float64, tau float64) float64 {
 }
 
 // period returns the period at which demand repeats best, a day or a week, and
-// its autocorrelation there. The extremes are cut, and what changes slower than
+// its autocorrelation from day to day. (Two weeks are one pair, which proves
+// nothing: whether it is periodic at all, the days say.) The extremes are cut, and what changes slower than
 // a day is taken out, so that neither one burst nor a trend looks like a period.
 func (m *Model) period() (time.Duration, float64) {
 	sorted := make([]float64, 0, len(m.value))
@@ -178,16 +196,14 @@ func (m *Model) period() (time.Duration, float64) {
 		a, b := max(0, min(i-day/2, len(cut)-day)), min(len(cut), max(i+day/2, day))
 		flat[i] = cut[i] - (sum[b]-sum[a])/float64(max(n[b]-n[a], 1))
 	}
-	best, at := math.Inf(-1), time.Duration(0)
-	for _, p := range []int{day, 7 * day} {
-		if len(flat) < max(2*p, leastDays*day) {
-			continue
-		}
-		if r := correlation(flat[p:], flat[:len(flat)-p]); r > best {
-			best, at = r, time.Duration(p)*time.Minute
-		}
+	// In both halves, so that one coincidence is not enough.
+	half := (len(flat) - day) / 2
+	daily := min(correlation(flat[day:], flat[:len(flat)-day]),
+		2*correlation(flat[day:day+half], flat[:half]), 2*correlation(flat[day+half:], flat[half:len(flat)-day]))
+	if week := 7 * day; len(flat) >= 2*week && correlation(flat[week:], flat[:len(flat)-week]) > daily {
+		return 7 * 24 * time.Hour, daily
 	}
-	return at, best
+	return 24 * time.Hour, daily
 }
 
 // correlation of what is known in both; 0 if either does not change.
