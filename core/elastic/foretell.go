@@ -22,8 +22,8 @@ type Foreteller interface {
 // Foretell asks f what a decision at now has to know: what must be ready until
 // replicas asked for at the next decision would be, horizon from now, and what
 // may come back meanwhile and within ScaleIn.HoldIfNeededWithin. What is expected
-// is served at the target; what is only feared, and worth being ready for, may
-// fill the replicas. Where classes are announced, no more is feared of the rest
+// may use half of what the target keeps free, for the reactive layer restores the
+// target meanwhile; what is only feared, and worth being ready for, may use all. Where classes are announced, no more is feared of the rest
 // than the tau-quantile. tau says how dear it is to be short; reason is a clause for
 // people.
 func (p Policy) Foretell(f Foreteller, now time.Time, horizon time.Duration, tau float64, reason string) Forecast {
@@ -39,7 +39,7 @@ func (p Policy) Foretell(f Foreteller, now time.Time, horizon time.Duration, tau
 		return v
 	}
 	feared := known(f.Provide(now, 0, horizon, tau)) * fill
-	expected := known(f.Quantile(now, horizon, 0.5))
+	expected := known(f.Quantile(now, horizon, 0.5)) * fill / ((fill + 1) / 2)
 	announced := known(f.Quantile(now, horizon, tau)) * fill
 	soon := math.NaN()
 	if w := p.ScaleIn.HoldIfNeededWithin; w > 0 {
