@@ -245,14 +245,8 @@ func (b *Burst) measure(ctx context.Context, u *up, o CronOptions, log func(stri
 // cpuOf returns the seconds of CPU that this process, the control plane and the
 // scheduler have used.
 func cpuOf(u *up) (out [3]float64) {
-	own, _ := used(nil)
-	out[0] = own
-	for i, pid := range u.cluster.PIDs() {
-		if i < 2 {
-			both, _ := used([]int{pid})
-			again, _ := used(nil)
-			out[i+1] = both - again
-		}
+	for i, pid := range append([]int{os.Getpid()}, u.cluster.PIDs()...)[:len(out)] {
+		out[i], _ = usedBy(pid)
 	}
 	return out
 }

@@ -147,27 +147,32 @@ func (l lines) Write(b []byte) (int, error) {
 // used returns the CPU seconds and the resident MiB of this process and others.
 func used(pids []int) (cpu, resident float64) {
 	for _, pid := range append([]int{os.Getpid()}, pids...) {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			continue // it ended, or this is no Linux
-		}
-		_, rest, _ := strings.Cut(string(b), ") ")
-		f := strings.Fields(rest)
-		if len(f) < 22 {
-			continue
-		}
-		number := func(i int) float64 {
-			v, err := strconv.ParseFloat(f[i], 64)
-			if err != nil {
-				return 0
-			}
-			return v
-		}
-		const ticks = 100 // USER_HZ, the same on every Linux
-		cpu += (number(11) + number(12)) / ticks
-		resident += number(21) * float64(syscall.Getpagesize()) / (1 << 20)
+		c, r := usedBy(pid)
+		cpu, resident = cpu+c, resident+r
 	}
 	return cpu, resident
+}
+
+// usedBy is used for one process; it is 0 for one that ended, or on no Linux.
+func usedBy(pid int) (cpu, resident float64) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, 0
+	}
+	_, rest, _ := strings.Cut(string(b), ") ")
+	f := strings.Fields(rest)
+	if len(f) < 22 {
+		return 0, 0
+	}
+	number := func(i int) float64 {
+		v, err := strconv.ParseFloat(f[i], 64)
+		if err != nil {
+			return 0
+		}
+		return v
+	}
+	const ticks = 100 // USER_HZ, the same on every Linux
+	return (number(11) + number(12)) / ticks, number(21) * float64(syscall.Getpagesize()) / (1 << 20)
 }
 
 // large makes a scenario of alike machines and services.
