@@ -9,6 +9,10 @@
 // what was done already is not done again. Between changes it leaves alone what
 // others do to the objects.
 //
+// The replicas of a module with a policy are the policy's: the player makes the
+// ElasticPolicy, the Timetables and the HolidayCalendar that it names, and the
+// workload with what it begins with, and never speaks of replicas again.
+//
 // Jobs are made from suspended CronJobs at simulated times, because the
 // cluster's own controller knows only the wall's.
 //
