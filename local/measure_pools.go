@@ -102,7 +102,7 @@ func (o MeasureOptions) onPools(ctx context.Context, s *scenario.Scenario, speed
 		Scenario: s, Dir: dir, BinDir: o.BinDir, Listen: "127.0.0.1:0", Speed: speed,
 		during: func(ctx context.Context, u *up) error {
 			defer cancel()
-			m = &poolsRun{up: u, pods: map[types.UID]*corev1.Pod{}}
+			m = &poolsRun{up: u, pods: map[types.UID]*corev1.Pod{}, leaving: map[types.UID]bool{}}
 			measured = do(m, ctx)
 			return nil
 		},
@@ -121,10 +121,11 @@ type poolsRun struct {
 	up   *up
 	rows []PoolsMeasurement
 
-	mu     sync.Mutex
-	pods   map[types.UID]*corev1.Pod // that are not leaving
-	limits map[string]int            // of every racing workload, by pool
-	beyond int
+	mu      sync.Mutex
+	pods    map[types.UID]*corev1.Pod // that are not leaving
+	leaving map[types.UID]bool
+	limits  map[string]int // of every racing workload, by pool
+	beyond  int
 }
 
 const (
@@ -205,6 +206,12 @@ func (m *poolsRun) count(p *corev1.Pod, gone bool) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if p.DeletionTimestamp != nil {
+		m.leaving[p.UID] = true
+	}
+	if gone {
+		delete(m.leaving, p.UID)
+	}
 	if gone || p.DeletionTimestamp != nil {
 		delete(m.pods, p.UID)
 		return
@@ -324,9 +331,15 @@ func (m *poolsRun) step(ctx context.Context, what string, policies []*v1alpha1.E
 		}
 	}
 	row := PoolsMeasurement{What: what, Pods: pods * len(policies), Seconds: time.Since(began).Seconds(), Kills: kills}
-	// The check of a scale-in comes a moment after its end.
-	if err := pause(ctx, time.Second); err != nil {
-		return err
+	// The check of a scale-in comes a moment after its end; and those who leave hold
+	// their room until they are gone.
+	for gone := false; !gone; {
+		if err := pause(ctx, time.Second); err != nil {
+			return err
+		}
+		m.mu.Lock()
+		gone = len(m.leaving) == 0
+		m.mu.Unlock()
 	}
 	var list v1alpha1.ElasticPolicyList
 	if err := m.up.crds.List(ctx, &list, client.InNamespace(poolsNamespace)); err != nil {
