@@ -48,6 +48,7 @@ import (
 	"github.com/neap-dev/neap/kube/controller/poolstatus"
 	"github.com/neap-dev/neap/kube/controller/releaser"
 	"github.com/neap-dev/neap/kube/controller/scaler"
+	"github.com/neap-dev/neap/kube/controller/timetablestatus"
 	"github.com/neap-dev/neap/kube/controller/typestatus"
 	"github.com/neap-dev/neap/kube/convert"
 	"github.com/neap-dev/neap/metrics"
@@ -401,6 +402,7 @@ func (c *Controller) statuses(mgr ctrl.Manager) (hour, nodes *pulse, err error) 
 			Client: cl, Again: typePulse.source(),
 			Observe: func(t *v1alpha1.MachineType) typestatus.Observation { return observeType(b, c.now(), t) },
 		}).SetupWithManager(mgr),
+		timetablestatus.New(timetablestatus.Options{Client: cl, Now: c.now}).SetupWithManager(mgr),
 	)
 	if err != nil {
 		return nil, nil, fmt.Errorf("controller: %w", err)
