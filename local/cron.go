@@ -78,8 +78,8 @@ const (
 	cronNamespaces = 50
 	cronImages     = 20
 	cronWorkers    = 32
-	// cronPatience is how long all may take to start.
-	cronPatience = 5 * time.Minute
+	// cronPatience is how long all may take to start: a busy machine is no failure.
+	cronPatience = 15 * time.Minute
 )
 
 // CronOptions say what burst to measure. The zero value is fit for a bench.
