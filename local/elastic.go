@@ -82,12 +82,35 @@ func (s told) Instant(ctx context.Context, query string, at time.Time) ([]metric
 type pace struct {
 	mu      sync.Mutex
 	give    *time.Timer // gives up waiting
-	minutes int         // that were decided
+	minutes int         // that were decided since somebody asked
+}
+
+// end stops waiting.
+func (p *pace) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.give != nil {
+		p.give.Stop()
+	}
+}
+
+// missed says how many minutes of the last hour the policies did not decide, if
+// any; asking begins another hour.
+func (u *up) missed() string {
+	p := &u.pace
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := p.minutes
+	p.minutes = 0
+	if u.control == nil || !u.o.Scenario.Elastic() || n >= 59 {
+		return ""
+	}
+	return fmt.Sprintf("; the policies decided %d of 60 minutes", n)
 }
 
 // noDecision is how long, on the wall, the day waits for the policies: an API
 // server that does not answer must not stop it for good.
-const noDecision = 30 * time.Second
+const noDecision = 2 * time.Minute
 
 // decided is told that the policies have decided at a moment of the day.
 func (u *up) decided(at time.Time) {

@@ -695,6 +695,7 @@ func (u *up) fill(ctx context.Context) (*running, func(), error) {
 	}); err != nil {
 		return fail(err)
 	}
+	u.onStop(u.pace.end)
 	u.biller.Store(u.control.Biller)
 	u.start(inner, r, part{"Neap's controllers", u.control.Run})
 	u.live.set(func(l *live) { l.provisional = u.control.Biller.Provisional })
@@ -796,7 +797,7 @@ func (u *up) pass(r *running) error {
 		if h := now.Truncate(time.Hour); h.After(hour) {
 			hour = h
 			c := u.live.count()
-			u.out.hour("%s  %d machines, %d pods ready, %d waiting%s", u.stamp(h), c.machines, c.ready, c.pending, u.behind())
+			u.out.hour("%s  %d machines, %d pods ready, %d waiting%s", u.stamp(h), c.machines, c.ready, c.pending, u.behind()+u.missed())
 		}
 		if end.IsZero() || now.Before(end) {
 			continue
