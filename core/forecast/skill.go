@@ -12,7 +12,7 @@ const (
 	origins     = 300  // forecasts made to judge the model
 	judgedDays  = 7    // the days from which they are made
 	leastGain   = 0.02 // share by which the loss must be below the others'
-	leastRepeat = 0.35 // autocorrelation at the period, below which nothing repeats
+	leastRepeat = 0.45 // autocorrelation at the period, below which nothing repeats
 )
 
 // The candidates among which a series' own past chooses.
