@@ -83,6 +83,7 @@ type pace struct {
 	mu      sync.Mutex
 	give    *time.Timer // gives up waiting
 	minutes int         // that were decided since somebody asked
+	asked   bool
 }
 
 // end stops waiting.
@@ -100,9 +101,9 @@ func (u *up) missed() string {
 	p := &u.pace
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n := p.minutes
-	p.minutes = 0
-	if u.control == nil || !u.o.Scenario.Elastic() || n >= 59 {
+	n, first := p.minutes, !p.asked
+	p.minutes, p.asked = 0, true
+	if first || !u.o.Scenario.Elastic() || n >= 59 {
 		return ""
 	}
 	return fmt.Sprintf("; the policies decided %d of 60 minutes", n)
