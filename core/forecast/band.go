@@ -12,8 +12,9 @@ const (
 	narrow = 0.02 // the least width, as a share of the median
 )
 
-// A forecasted is a band that is to be judged.
-type forecasted struct{ low, high, lowWidth, highWidth float64 }
+// A forecasted is a band, as it was corrected when it was foretold, that is to be
+// judged.
+type forecasted struct{ low, high float64 }
 
 // band returns the quantile of samples, corrected.
 func (m *Model) band(all []sample, tau float64) float64 {
@@ -39,8 +40,7 @@ func (m *Model) expect(s int) {
 	if len(all) == 0 {
 		return
 	}
-	low, high := quantile(all, beyond), quantile(all, 1-beyond)
-	m.pending[s+m.horizon+1] = forecasted{low: low, high: high, lowWidth: m.width(all, low), highWidth: m.width(all, high)}
+	m.pending[s+m.horizon+1] = forecasted{m.band(all, beyond), m.band(all, 1-beyond)}
 }
 
 // judge compares what came with what was expected.
@@ -50,8 +50,8 @@ func (m *Model) judge(i int, value float64) {
 	if !ok || value != value {
 		return
 	}
-	m.low.learn(value < max(0, f.low-m.low.shift*f.lowWidth))
-	m.high.learn(value > max(0, f.high+m.high.shift*f.highWidth))
+	m.low.learn(value < f.low)
+	m.high.learn(value > f.high)
 }
 
 func (s *side) learn(outside bool) {
