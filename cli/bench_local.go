@@ -138,13 +138,14 @@ func measurePools(ctx context.Context, report *benchreport.Report, bin string, l
 		return err
 	}
 	var violations int64
-	beyond := 0
+	beyond, judged := 0, 0
 	for _, r := range rows {
-		violations, beyond = max(violations, r.Violations), max(beyond, r.Beyond)
+		violations, beyond, judged = max(violations, r.Violations), max(beyond, r.Beyond), max(judged, r.Judged)
 		report.Rows = append(report.Rows, r)
 	}
 	report.Bars = append(report.Bars,
 		benchreport.Equal("pods that left before those that should have left first", float64(violations), "pods", 0),
+		benchreport.AtLeast("workloads whose scale-in was judged", float64(judged), "workloads", 11),
 		benchreport.Equal("pods beyond what a pool may hold, creates racing", float64(beyond), "pods", 0),
 		benchreport.Equal("pods left on owned machines after 0, 300, 3", float64(rows[1].Owned), "pods", 3),
 	)

@@ -39,6 +39,7 @@ const byTarget = "target"
 type declared struct {
 	policies cache.SharedIndexInformer
 	pools    cache.SharedIndexInformer
+	repooled func() // called after a pool came, changed or went
 
 	mu     sync.RWMutex
 	known  *convert.Pools
@@ -59,12 +60,17 @@ func newDeclared(client cache.Getter) *declared {
 		policies: informer("elasticpolicies", &v1alpha1.ElasticPolicy{}, cache.Indexers{byTarget: func(obj any) ([]string, error) {
 			return []string{convert.ElasticTarget(obj.(*v1alpha1.ElasticPolicy)).String()}, nil
 		}}),
-		pools:  informer("resourcepools", &v1alpha1.ResourcePool{}, cache.Indexers{}),
-		places: map[string]place{},
+		pools:    informer("resourcepools", &v1alpha1.ResourcePool{}, cache.Indexers{}),
+		places:   map[string]place{},
+		repooled: func() {},
 	}
 	_, err := d.pools.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(any) { d.forget() },
-		UpdateFunc: func(_, _ any) { d.forget() },
+		AddFunc: func(any) { d.forget() },
+		UpdateFunc: func(was, is any) {
+			if was.(*v1alpha1.ResourcePool).Generation != is.(*v1alpha1.ResourcePool).Generation {
+				d.forget()
+			}
+		},
 		DeleteFunc: func(any) { d.forget() },
 	})
 	if err != nil {
@@ -161,8 +167,9 @@ func (d *declared) forget() {
 		klog.Background().Info("A resource pool is left out", "err", err) // its own status says so too
 	}
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.known, d.places = known, map[string]place{}
+	d.mu.Unlock()
+	d.repooled()
 }
 
 // pool returns the pool of a node.

@@ -27,6 +27,7 @@ package elasticfit
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -118,6 +119,7 @@ func newPlugin(ctx context.Context, h fwk.Handle, d *declared) (*ElasticFit, err
 		waiting:  map[workload.Key]map[types.UID]*v1.Pod{},
 		refused:  map[types.UID]sets.Set[string]{},
 	}
+	d.repooled = f.wakeAll
 	var err error
 	if f.yield, err = newYielder(ctx, f); err != nil {
 		return nil, err
@@ -223,6 +225,15 @@ func (f *ElasticFit) gone(pod *v1.Pod) {
 
 // changed wakes the pods that wait for a policy.
 func (f *ElasticFit) changed(p *v1alpha1.ElasticPolicy) { f.wake(convert.ElasticTarget(p)) }
+
+func (f *ElasticFit) wakeAll() {
+	f.mu.Lock()
+	keys := slices.Collect(maps.Keys(f.waiting))
+	f.mu.Unlock()
+	for _, key := range keys {
+		f.wake(key)
+	}
+}
 
 func (f *ElasticFit) wake(key workload.Key) {
 	f.mu.Lock()

@@ -244,13 +244,14 @@ func TestWhatWaitsIsWokenAndWhatIsRefusedGoesOn(t *testing.T) {
 		t.Fatal("the third pod is placed beyond the plan")
 	}
 
-	// 3. Whoever leaves, the policy's change, and a binding that failed wake it.
+	// 3. Whoever leaves, another policy or pool, and a binding that failed wake it.
 	h.woken = nil
 	second.DeletionTimestamp = &metav1.Time{}
 	f.seen(second)
 	f.changed(parse[v1alpha1.ElasticPolicy](t, `{metadata: {name: web, namespace: live}, spec: {targetRef: {name: web}}}`))
+	f.declared.forget()
 	f.Unreserve(t.Context(), nil, first, "sls-0")
-	if want := []string{"third", "third", "third"}; !slices.Equal(h.woken, want) {
+	if want := []string{"third", "third", "third", "third"}; !slices.Equal(h.woken, want) {
 		t.Errorf("woken %v, want %v", h.woken, want)
 	}
 	f.gone(third)
