@@ -75,12 +75,18 @@ func Classes(layer *v1alpha1.TimetableLayer, namespace, target string, declared 
 		if len(parts) == 0 {
 			problem = cmp.Or(problem, fmt.Errorf("timetable %s/%s does not exist; import it with neap timetable import", namespace, name))
 		}
+		seen := map[string]bool{} // while parts are rewritten one after the other, a class may stand in two
 		for _, p := range parts {
 			sessions, err := Sessions(p)
 			if err != nil {
 				problem = cmp.Or(problem, err)
 			}
-			all = append(all, sessions...)
+			for _, s := range sessions {
+				if !seen[s.ID] {
+					seen[s.ID] = true
+					all = append(all, s)
+				}
+			}
 		}
 	}
 	for i := range all {

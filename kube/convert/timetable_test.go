@@ -22,7 +22,8 @@ const autumn = `{metadata: {name: autumn, namespace: live, labels: {neap.dev/tim
 func TestClasses(t *testing.T) {
 	first := read[v1alpha1.Timetable](t, autumn)
 	second := read[v1alpha1.Timetable](t, `{metadata: {name: autumn-part-2, namespace: live, labels: {neap.dev/timetable: autumn}}, spec: {sessions: [
-	  {id: d, course: LAW, start: "2026-10-06T08:00:00Z", minutes: 50, enrolled: 80}]}}`)
+	  {id: d, course: LAW, start: "2026-10-06T08:00:00Z", minutes: 50, enrolled: 80},
+	  {id: a, course: ALG, room: R1, start: "2026-10-05T08:00:00Z", minutes: 50, enrolled: 100}]}}`)
 	before := read[v1alpha1.Timetable](t, `{metadata: {name: autumn.previous, namespace: live, labels: {neap.dev/timetable-previous: autumn}}, spec: {sessions: [
 	  {id: x, course: OLD, start: "2026-10-06T08:00:00Z", minutes: 50, enrolled: 80}]}}`)
 	elsewhere := read[v1alpha1.Timetable](t, strings.ReplaceAll(autumn, "live", "test"))
