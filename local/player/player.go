@@ -296,7 +296,7 @@ func (p *Player) awaitBound(ctx context.Context, modules []scenario.ModuleState)
 func (p *Player) Expected() int {
 	n := 0
 	for _, m := range scenario.Desired(p.o.Scenario, p.o.Clock.Now()).Modules {
-		if p.begun && m.Spec.Elastic != nil {
+		if p.begun && m.Spec.Elastic.Acts() {
 			n += m.Spec.Elastic.Min // what a policy said since, nobody here knows
 			continue
 		}
@@ -472,7 +472,7 @@ func (p *Player) applyModule(ctx context.Context, m scenario.ModuleState) error 
 	}
 	if m.Spec.Work == nil {
 		d := deployment(p.o.Scenario, m)
-		if m.Spec.Elastic != nil {
+		if m.Spec.Elastic.Acts() {
 			if err := p.begin(ctx, d); err != nil {
 				return err
 			}
@@ -652,7 +652,7 @@ func (p *Player) changeModule(ctx context.Context, d scenario.State, key workloa
 		row.PredictedNano = (p.unitCost(was, d.At) - p.unitCost(m, d.At)) * money.Amount(m.Replicas)
 		row.Reason = because(d.Why[key.String()], fmt.Sprintf("The pods of %s are resized in place.", key))
 	}
-	if m.Replicas != was.Replicas && m.Spec.Elastic == nil {
+	if m.Replicas != was.Replicas && !m.Spec.Elastic.Acts() {
 		if m.Version == was.Version {
 			patch := fmt.Sprintf(`{"spec":{"replicas":%d}}`, m.Replicas)
 			_, scaleErr := p.o.Client.AppsV1().Deployments(key.Namespace).Patch(ctx, key.Name, types.MergePatchType, []byte(patch), metav1.PatchOptions{FieldManager: FieldManager})

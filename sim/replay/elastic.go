@@ -318,7 +318,7 @@ func (r *run) decideReplicas(a *scaler, claims map[string]resource.Vector) {
 	})
 	a.state = d.Next
 	a.result.count(d.Winner, demand, float64(a.ready)*a.spec.Elastic.PerReplica)
-	if a.spec.Elastic.Mode != "Auto" {
+	if !a.spec.Elastic.Acts() {
 		r.say(a, d)
 		return
 	}

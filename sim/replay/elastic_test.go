@@ -8,7 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/neap-dev/neap/core/bill"
 	"github.com/neap-dev/neap/core/elastic"
+	"github.com/neap-dev/neap/core/workload"
 	"github.com/neap-dev/neap/sim/scenario"
 )
 
@@ -174,7 +176,8 @@ func TestPoliciesGiveTheSameBytesTwice(t *testing.T) {
 	}
 }
 
-// A policy that only watches decides for the ledger and changes nothing.
+// A policy that only watches decides for the ledger and changes nothing: the
+// module keeps its own replicas and pools.
 func TestAPreviewedPolicyLeavesTheReplicasAlone(t *testing.T) {
 	s, err := scenario.Parse([]byte(strings.ReplaceAll(school, "elastic: {min: 2,", "elastic: {mode: Preview, min: 2,")), "school.yaml", scenario.Options{})
 	if err != nil {
@@ -184,17 +187,28 @@ func TestAPreviewedPolicyLeavesTheReplicasAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	first := scenario.Desired(s, s.Start)
 	for _, m := range r.Modules {
-		if m.Policy == nil {
-			continue
-		}
-		for k, st := range first.Modules {
-			if k.String() == m.Module && m.PodsMost != st.Replicas {
-				t.Errorf("%s had %d replicas, and began with %d", m.Module, m.PodsMost, st.Replicas)
-			}
+		if spec := s.Module(workloadOf(t, s, m.Module)); m.Policy != nil && m.PodsMost != spec.Replicas {
+			t.Errorf("%s had %d replicas, and its own are %d", m.Module, m.PodsMost, spec.Replicas)
 		}
 	}
+	if r.Counts.ServerlessPods > 0 {
+		t.Errorf("%d pods were bought where only a policy names the pool", r.Counts.ServerlessPods)
+	}
+	if !slices.ContainsFunc(r.Decisions, func(d bill.Decision) bool { return d.Actor == "scaler" && d.Mode == "Preview" }) {
+		t.Error("nothing in the ledger says what the policies would have done")
+	}
+}
+
+func workloadOf(t *testing.T, s *scenario.Scenario, name string) workload.Key {
+	t.Helper()
+	for i := range s.Modules {
+		if k := s.Modules[i].Key(); k.String() == name {
+			return k
+		}
+	}
+	t.Fatalf("there is no module %s", name)
+	return workload.Key{}
 }
 
 func TestCompareSizesTheReservedDayAndFindsTheBreakEven(t *testing.T) {

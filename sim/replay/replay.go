@@ -282,7 +282,11 @@ func (r *run) change() {
 	r.state = scenario.Desired(r.s, now)
 	for _, a := range r.scalers { // theirs to say
 		m := r.state.Modules[a.m.key]
-		m.Replicas = a.desired + a.surge
+		if a.spec.Elastic.Acts() {
+			m.Replicas = a.desired + a.surge
+		} else {
+			a.desired = m.Replicas
+		}
 		r.state.Modules[a.m.key] = m
 		a.spec, a.requests = m.Spec, m.Requests
 	}

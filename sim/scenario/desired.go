@@ -78,7 +78,7 @@ func Desired(s *Scenario, t time.Time) State {
 	for i := range s.Modules {
 		m := &s.Modules[i]
 		replicas := CountAt(m.Schedule, m.Replicas, t, s.Location)
-		if m.Elastic != nil {
+		if m.Elastic.Acts() {
 			replicas = s.first(m)
 		}
 		d.Modules[m.Key()] = ModuleState{
@@ -100,7 +100,7 @@ func Desired(s *Scenario, t time.Time) State {
 		}
 		switch {
 		case e.Scale != nil:
-			if k := e.Scale.Module; !e.At.Before(since[k.String()]) && d.Modules[k].Spec.Elastic == nil {
+			if k := e.Scale.Module; !e.At.Before(since[k.String()]) && !d.Modules[k].Spec.Elastic.Acts() {
 				m := d.Modules[k]
 				m.Replicas = e.Scale.Replicas
 				d.Modules[k] = m

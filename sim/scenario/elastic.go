@@ -13,7 +13,7 @@ import (
 )
 
 // An Elastic is a module's policy: how many replicas it has from minute to
-// minute, and in which pools. While it plays, the module's own replicas,
+// minute, and in which pools. While it acts, the module's own replicas,
 // schedule and pools and the events that scale it are left out: one knob has one
 // owner. The fields mean what those of an ElasticPolicy of the same name mean.
 type Elastic struct {
@@ -117,10 +117,14 @@ type CalendarDay struct {
 	Name    string
 }
 
+// Acts reports whether the policy sets replicas; others only watch, and leave the
+// module to its own replicas, schedule and pools. A nil policy does not act.
+func (e *Elastic) Acts() bool { return e != nil && e.Mode == "Auto" }
+
 // Places returns the pools that the module's pods may run in, most wanted first:
-// its policy's, or without one its own.
+// those of a policy that acts, or without one its own.
 func (m *Module) Places() []string {
-	if m.Elastic == nil {
+	if !m.Elastic.Acts() {
 		return m.Pools
 	}
 	names := make([]string, len(m.Elastic.Pools))
