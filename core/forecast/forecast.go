@@ -2,6 +2,7 @@ package forecast
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -96,7 +97,7 @@ func Fit(history Series, opts Options) *Model {
 	m.read(history)
 	p := opts.Previous
 	m.learn(p != nil && p.skill.Periodic)
-	if p != nil && p.skill.Periodic && m.skill.Periodic {
+	if p != nil && p.skill.Periodic && m.skill.Periodic && p.horizon == m.horizon {
 		m.low, m.high = p.low, p.high
 		for at, f := range p.pending { // each is judged by itself: order is of no matter
 			if at += int(p.origin - m.origin); at >= len(m.value) {
@@ -227,6 +228,15 @@ func (m *Model) slot(i int) slot {
 		m.slots = append(m.slots, slot{uint8(k), offset / 60})
 	}
 	return m.slots[n]
+}
+
+// Calibration returns of m what Options.Previous needs: a small model that may be
+// used while m goes on observing elsewhere. Nil has none.
+func (m *Model) Calibration() *Model {
+	if m == nil {
+		return nil
+	}
+	return &Model{skill: m.skill, horizon: m.horizon, origin: m.origin, low: m.low, high: m.high, pending: maps.Clone(m.pending)}
 }
 
 // Skill says whether the model may be believed, and why.

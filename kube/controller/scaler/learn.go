@@ -170,11 +170,12 @@ func (l lesson) take(ctx context.Context) {
 	for i, v := range d.values {
 		series.Values[i] = float64(v)
 	}
+	previous := d.learnt.model.Calibration()
 	d.mu.Unlock()
 
 	out := learnt{at: l.now, horizon: l.horizon, err: err}
 	if l.forecast {
-		out.model = forecast.Fit(series, forecast.Options{Horizon: l.horizon, Location: l.zone, DayKind: l.kind()})
+		out.model = forecast.Fit(series, forecast.Options{Horizon: l.horizon, Location: l.zone, DayKind: l.kind(), Previous: previous})
 		out.skill = out.model.Skill()
 	}
 	var attendance timetable.Attendance
