@@ -23,9 +23,9 @@ type Foreteller interface {
 // replicas asked for at the next decision would be, horizon from now, and what
 // may come back meanwhile and within ScaleIn.HoldIfNeededWithin. What is expected
 // may use half of what the target keeps free, for the reactive layer restores the
-// target meanwhile; what is only feared, and worth being ready for, may use all. Where classes are announced, no more is feared of the rest
-// than the tau-quantile. tau says how dear it is to be short; reason is a clause for
-// people.
+// target meanwhile; what is only feared, and worth being ready for, may use all.
+// Where classes are announced, no more is feared of the rest than the
+// tau-quantile. tau says how dear it is to be short; reason is a clause for people.
 func (p Policy) Foretell(f Foreteller, now time.Time, horizon time.Duration, tau float64, reason string) Forecast {
 	carries := max(p.Carries, p.Unit)
 	fill := 1.0
