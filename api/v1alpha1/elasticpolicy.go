@@ -342,8 +342,8 @@ type ForecastLayer struct {
 	// +optional
 	UnderCost Decimal `json:"underCost,omitempty"`
 
-	// MaxLift bounds how far the forecast lifts above what the reactive layer
-	// says, as a factor.
+	// MaxLift bounds how far the forecast lifts above what the load needs, now or
+	// at its usual busy times, as a factor. It does not hold around classes.
 	// +kubebuilder:default="3"
 	// +optional
 	MaxLift Decimal `json:"maxLift,omitempty"`
