@@ -24,3 +24,34 @@ func TestWithoutAForecastNeapIsNeverWorseThanHPA(t *testing.T) {
 		}
 	}
 }
+
+// TestNeapKeepsItsBars holds what the product promises of the recorded series.
+func TestNeapKeepsItsBars(t *testing.T) {
+	c, w := ucd(t)
+	p, err := c.Policy("neap", w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Replay(t.Context(), w, p, Options{StartMinutes: 10})
+	if err != nil || r.UnderPercent > 0.30 || r.CostRatio > 1.30 {
+		t.Errorf("week of classes: under %.3f at %.3f, %v; want 0.30 at 1.30", r.UnderPercent, r.CostRatio, err)
+	}
+	if testing.Short() {
+		return
+	}
+	under, cost := 0.0, 0.0
+	for _, name := range periodicInputs {
+		r, err := Replay(t.Context(), prepared(t, "crane/"+name+".csv"), &Neap{}, Options{StartMinutes: 5})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !r.Periodic || r.Coverage90 < 88 || r.Coverage90 > 92 {
+			t.Errorf("%s: periodic %v, the 90 %% band covers %.1f %%", name, r.Periodic, r.Coverage90)
+		}
+		under += r.UnderPercent / float64(len(periodicInputs))
+		cost += r.CostRatio / float64(len(periodicInputs))
+	}
+	if under > 0.10 || cost > 1.20 {
+		t.Errorf("series with a day: under %.3f at %.3f; want 0.10 at 1.20", under, cost)
+	}
+}
