@@ -128,10 +128,11 @@ func (u *up) decided(at time.Time) {
 	if !u.o.Scenario.Elastic() || u.o.Prometheus != "" {
 		return
 	}
-	// The next decision is due at the next full minute, and the one after it a
-	// minute later: the day goes no further before the first of them is made.
+	// The next decision is due at the next full minute; where that passes right
+	// now, before the scaler has looked at the clock, a minute later. The day comes
+	// to that and no further before it is made.
 	next := u.day.Now().Truncate(time.Minute).Add(time.Minute)
-	u.day.WaitAt(next.Add(59 * time.Second))
+	u.day.WaitAt(next.Add(time.Minute))
 	p := &u.pace
 	p.mu.Lock()
 	defer p.mu.Unlock()

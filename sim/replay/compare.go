@@ -77,7 +77,7 @@ type CaseRow struct {
 	HoursMet    int      `json:"hoursMet"`    // module-hours in which targets were met
 	HoursBroken int      `json:"hoursBroken"` // and in which they were not
 	Broken      []string `json:"broken,omitempty"`
-	GuardGreen  bool     `json:"guardGreen"` // no module broke more hours than when Scheduled
+	GuardGreen  bool     `json:"guardGreen"` // no module broke more hours than when Scheduled, and no job was left waiting
 	Failed      float64  `json:"failedShare"`
 
 	PodsMost   int            `json:"podsMost"`
@@ -185,7 +185,7 @@ func (c *comparing) notes() []string {
 		"elastic: the scenario's policies; the days before the start are given as history",
 	}
 	if c.o.Scenario.Elastic() {
-		n = append(n, "guard: no module breaks its targets in more hours than when scheduled")
+		n = append(n, "guard: no module breaks its targets in more hours than when scheduled, and no job is left waiting at the end")
 	}
 	return n
 }
@@ -239,7 +239,8 @@ func (c *comparing) run(s *scenario.Scenario, k Case) (*played, error) {
 		return nil, err
 	}
 	p := &played{broken: map[string]int{}, waiting: r.Counts.ReplicasWaiting > 0 || r.Counts.PendingLeft > 0, waitingGPU: r.Counts.WaitingGPU > 0}
-	row := CaseRow{Case: k, BillNano: r.Bill.BillNano, PodsMost: r.Counts.PodsMost, GuardGreen: true}
+	// A job that is never done is no saving either.
+	row := CaseRow{Case: k, BillNano: r.Bill.BillNano, PodsMost: r.Counts.PodsMost, GuardGreen: r.Counts.PendingLeft == 0}
 	for i := range s.Pools {
 		pool := &s.Pools[i]
 		m := PoolMoney{Name: pool.Name, Kind: string(pool.Kind)}
