@@ -48,7 +48,7 @@ func ParseNeed(s string) (Need, error) {
 		}
 	}
 	if !moduleName(n.Module) {
-		return n, fmt.Errorf("module %q is no name of a module such as chat or video=2: small letters, digits, - and .", s)
+		return n, fmt.Errorf("module %q is no name of a module such as chat or video=2, of small letters, digits, dashes and dots", s)
 	}
 	return n, nil
 }
