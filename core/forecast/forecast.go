@@ -116,6 +116,9 @@ func (m *Model) read(h Series) {
 	}
 	begin := floorMinute(h.Start)
 	from := max(0, len(h.Values)-(memory*day+step-1)/step)
+	for from < len(h.Values) && math.IsNaN(sane(h.Values[from])) {
+		from++ // the history of a young workload is short, not full of gaps
+	}
 	m.origin = begin + int64(from*step)
 	values := h.Values[from:]
 	for i, v := range values {

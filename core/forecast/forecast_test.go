@@ -178,6 +178,24 @@ func TestGapsAndOutagesAreNoDemand(t *testing.T) {
 	}
 }
 
+// TestAYoungWorkloadIsJudgedByWhatIsKnown asks for more days than there are: the
+// days before the first sample are no gaps.
+func TestAYoungWorkloadIsJudgedByWhatIsKnown(t *testing.T) {
+	v := bell(6, rand.New(rand.NewPCG(1, 2)))
+	asked := make([]float64, 9*day, 15*day)
+	for i := range asked {
+		asked[i] = math.NaN()
+	}
+	o := Options{Horizon: 5 * time.Minute}
+	alone := Fit(Series{Start: minute(9 * day), Step: time.Minute, Values: v}, o).Skill()
+	if got := fitted(append(asked, v...), o).Skill(); got != alone || !got.Periodic {
+		t.Errorf("with days that nobody measured %+v, without them %+v", got, alone)
+	}
+	if m := fitted(asked, o); m.Periodic() {
+		t.Error("nothing was ever measured, and it repeats")
+	}
+}
+
 func TestAClockThatJumps(t *testing.T) {
 	v := bell(11, rand.New(rand.NewPCG(9, 10)))
 	m := fitted(v[:10*day], Options{Horizon: 5 * time.Minute})
