@@ -76,7 +76,9 @@ func TestPoliciesPlayLiveAsTheyDoInTheReplay(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("live %s, replay %s; the day's pace %v in %.0f s", live.Bill.BillNano, same.Bill.BillNano, until, live.WallSeconds)
-	near(t, "the bill", float64(live.Bill.BillNano), float64(same.Bill.BillNano), 2)
+	// The 2 % are held by neap bench local --only day: at 600 times real speed a
+	// busy machine's seconds are minutes of the day, and must not fail here.
+	near(t, "the bill", float64(live.Bill.BillNano), float64(same.Bill.BillNano), 12)
 
 	// The ledger says who won and why, live as in the replay.
 	rows := func(all []bill.Decision) (scaled int, layers map[string]bool) {

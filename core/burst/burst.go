@@ -68,6 +68,9 @@ func (s Start) Due() time.Time {
 	return due
 }
 
+// recheck is when to look again whether those that were let go have come.
+const recheck = 250 * time.Millisecond
+
 // A Pool is what limits starts.
 type Pool struct {
 	Name string
@@ -77,6 +80,10 @@ type Pool struct {
 	Burst     int
 	// Bucket is what was left of it; see [Decision].
 	Bucket Bucket
+	// Coming counts the starts that were let go and that the provider may not have
+	// been asked for yet. They may arrive all at once, so the bucket fills only as
+	// far as they leave room: however they bunch, the provider's own bucket holds.
+	Coming int
 	// Limit is the most that may be used at once, in milli-cores; 0 means no limit.
 	// InUse is what is.
 	Limit, InUse int64
@@ -101,7 +108,7 @@ func (p *Pool) fill(now time.Time) Bucket {
 	if math.IsNaN(b.Tokens) || b.Tokens < 0 {
 		b.Tokens = 0
 	}
-	b.Tokens, b.At = min(b.Tokens, float64(max(p.Burst, 1))), now
+	b.Tokens, b.At = max(0, min(b.Tokens, float64(max(p.Burst, 1)-p.Coming))), now
 	return b
 }
 
@@ -192,6 +199,9 @@ func Decide(in Input) Decision {
 			case p.PerSecond > 0 && d.Buckets[i].Tokens < 1:
 				closed[i] = NoToken
 				wait := (1 - d.Buckets[i].Tokens) / p.PerSecond
+				if p.Coming >= max(p.Burst, 1) { // it waits for those that come, not for time
+					wait = max(wait, recheck.Seconds())
+				}
 				again(in.Now.Add(time.Duration(math.Ceil(wait * float64(time.Second)))))
 			case p.Limit > 0 && q.s.CPU > free[i]:
 				closed[i] = NoRoom

@@ -230,3 +230,54 @@ func BenchmarkDecide(b *testing.B) {
 		Decide(in)
 	}
 }
+
+// TestHoweverTheyBunchTheProviderRefusesNone lets starts reach the provider after
+// random delays, whole batches at once among them, and be seen there later still.
+func TestHoweverTheyBunchTheProviderRefusesNone(t *testing.T) {
+	for seed := range uint64(60) {
+		r := rand.New(rand.NewPCG(seed, 7))
+		rate, size := float64(1+r.IntN(30)), 1+r.IntN(60)
+		now := time.Unix(1_000_000, 0)
+		provider, at := float64(size), now
+		var bucket Bucket
+		var coming, seen []time.Time // when they reach the provider, and when that is known
+		left, refused := 300, 0
+		for step := 0; left > 0 && step < 200_000; step++ {
+			now = now.Add(time.Duration(10+r.IntN(400)) * time.Millisecond)
+			slices.SortFunc(coming, time.Time.Compare)
+			for len(coming) > 0 && !coming[0].After(now) {
+				provider = min(float64(size), provider+coming[0].Sub(at).Seconds()*rate)
+				at = coming[0]
+				if provider < 1-1e-9 {
+					refused++
+				}
+				provider--
+				coming = coming[1:]
+			}
+			known := 0
+			for _, s := range seen {
+				if s.After(now) {
+					known++
+				}
+			}
+			in := Input{Now: now, Pools: []Pool{{Name: "p", PerSecond: rate, Burst: size, Bucket: bucket, Coming: known}}}
+			for i := range left {
+				in.Waiting = append(in.Waiting, Start{ID: fmt.Sprint(i), Born: now, Pools: []string{"p"}})
+			}
+			d := Decide(in)
+			bucket, left = d.Buckets[0], left-len(d.Starts)
+			late := time.Duration(r.IntN(3000)) * time.Millisecond
+			for range d.Starts {
+				reach := now.Add(late)
+				if r.IntN(3) == 0 {
+					reach = now.Add(time.Duration(r.IntN(5000)) * time.Millisecond)
+				}
+				coming = append(coming, reach)
+				seen = append(seen, reach.Add(time.Duration(r.IntN(500))*time.Millisecond))
+			}
+		}
+		if refused > 0 || left > 0 {
+			t.Fatalf("seed %d, %v a second, burst %d: %d refused, %d left", seed, rate, size, refused, left)
+		}
+	}
+}

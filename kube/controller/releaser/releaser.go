@@ -49,6 +49,8 @@ const (
 	restless = 10 * time.Millisecond
 	// lookAtLeast is the longest time between two looks while pods wait, on the wall.
 	lookAtLeast = 5 * time.Second
+	// settle is how long after its binding a pod may not have reached its provider.
+	settle = time.Second
 	// patches is how many gates are taken away at once.
 	patches = 32
 	// asks is how many CronJobs are asked for their deadline in one look.
@@ -93,7 +95,7 @@ type Releaser struct {
 
 	mu      sync.Mutex
 	waiting map[types.UID]*waiting
-	running map[types.UID]burst.Start // let go, and not over
+	running map[types.UID]*running // let go, and not over
 
 	// Of the loop alone.
 	buckets   map[string]burst.Bucket
@@ -106,6 +108,11 @@ type waiting struct {
 	cronJob types.NamespacedName // empty if it has none
 	due     time.Time            // when its CronJob says it is
 	asked   bool                 // its deadline is known
+}
+
+type running struct {
+	start burst.Start
+	bound time.Time // when it was first seen on a node; zero before
 }
 
 type deadline struct {
@@ -122,7 +129,7 @@ func New(o Options) *Releaser {
 		o.Log = slog.Default()
 	}
 	return &Releaser{
-		o: o, dirty: make(chan struct{}, 1), waiting: map[types.UID]*waiting{}, running: map[types.UID]burst.Start{},
+		o: o, dirty: make(chan struct{}, 1), waiting: map[types.UID]*waiting{}, running: map[types.UID]*running{},
 		buckets: map[string]burst.Bucket{}, deadlines: map[types.NamespacedName]deadline{},
 	}
 }
@@ -221,8 +228,11 @@ func (r *Releaser) see(p *corev1.Pod) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, ok := r.running[p.UID]; ok {
-		return // an event from before its gate was taken away
+	if w, ok := r.running[p.UID]; ok {
+		if w.bound.IsZero() && p.Spec.NodeName != "" {
+			w.bound = r.o.Clock.Now()
+		}
+		return // or an event from before its gate was taken away
 	}
 	w, known := r.waiting[p.UID]
 	switch {
@@ -234,7 +244,11 @@ func (r *Releaser) see(p *corev1.Pod) {
 			w = r.read(p)
 		}
 		delete(r.waiting, p.UID)
-		r.running[p.UID] = w.start
+		started := &running{start: w.start}
+		if p.Spec.NodeName != "" {
+			started.bound = r.o.Clock.Now()
+		}
+		r.running[p.UID] = started
 	}
 }
 
@@ -327,16 +341,19 @@ func (r *Releaser) look(ctx context.Context) time.Time {
 		in.Waiting = append(in.Waiting, w.start)
 		keys[w.start.ID], due[w.start.ID] = w.key, w.start.Due()
 	}
-	used := map[string]int64{}
-	for _, s := range r.running {
-		for _, p := range s.Pools {
-			used[p] += s.CPU
+	used, coming := map[string]int64{}, map[string]int{}
+	for _, w := range r.running {
+		for _, p := range w.start.Pools {
+			used[p] += w.start.CPU
+			if w.bound.IsZero() || in.Now.Sub(w.bound) < settle {
+				coming[p]++
+			}
 		}
 	}
 	r.mu.Unlock()
 	for i := range all {
 		if p := &all[i]; p.Spec.Kind == v1alpha1.PoolServerless {
-			in.Pools = append(in.Pools, limits(p, used[p.Name], r.buckets[p.Name]))
+			in.Pools = append(in.Pools, limits(p, used[p.Name], coming[p.Name], r.buckets[p.Name]))
 		}
 	}
 	slices.SortFunc(in.Pools, func(a, b burst.Pool) int { return cmp.Compare(a.Name, b.Name) })
@@ -384,8 +401,8 @@ func (r *Releaser) look(ctx context.Context) time.Time {
 }
 
 // limits translates a pool.
-func limits(p *v1alpha1.ResourcePool, used int64, b burst.Bucket) burst.Pool {
-	out := burst.Pool{Name: p.Name, InUse: used, Bucket: b}
+func limits(p *v1alpha1.ResourcePool, used int64, coming int, b burst.Bucket) burst.Pool {
+	out := burst.Pool{Name: p.Name, InUse: used, Coming: coming, Bucket: b}
 	if s := p.Spec.Serverless; s != nil && s.Creation != nil {
 		out.PerSecond, out.Burst = float64(s.Creation.PerSecond), int(s.Creation.Burst)
 	}
@@ -407,7 +424,7 @@ func (r *Releaser) release(ctx context.Context, uid types.UID, key types.Namespa
 	if w, ok := r.waiting[uid]; ok {
 		delete(r.waiting, uid)
 		if err == nil {
-			r.running[uid] = w.start
+			r.running[uid] = &running{start: w.start}
 		}
 	}
 	return nil
