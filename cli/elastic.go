@@ -90,7 +90,7 @@ func writePolicies(w io.Writer, policies []v1alpha1.ElasticPolicy, cluster strin
 		_, err := fmt.Fprintf(w, "No ElasticPolicy in %s. docs/elasticity.md shows how to write one; begin with mode Preview.\n", cluster)
 		return err
 	}
-	t := newTable("POLICY", "a mode", ">READY", ">CURRENT", ">DESIRED", "DECIDED BY", "WHY")
+	t := newTable("POLICY", "MODE", ">READY", ">CURRENT", ">DESIRED", "DECIDED BY", "WHY")
 	for i := range policies {
 		p := &policies[i]
 		s := &p.Status

@@ -20,7 +20,7 @@ const (
 	policyQuery   = `neap_elastic_policy_info`
 	replicasQuery = `neap_elastic_replicas`
 	winnerQuery   = `neap_elastic_winner`
-	demandQuery   = `neap_elastic_demand`
+	demandQuery   = `neap_elastic_needed`
 	inPoolQuery   = `neap_elastic_pool_replicas`
 	startQuery    = `neap_elastic_start_p95_seconds`
 	strayQuery    = `neap_elastic_scale_in_violations_total`

@@ -78,7 +78,7 @@ func (f *Fleet) elasticOf(m *module, metric string, with func(more ...string) ma
 	switch metric {
 	case "neap_elastic_policy_info":
 		series(with("kind", m.key.Kind, "target", m.key.Name, "mode", "Auto"), one)
-	case "neap_elastic_demand":
+	case "neap_elastic_needed":
 		series(with(), func(t time.Time) float64 { return m.load(t) / m.each })
 	case "neap_elastic_scale_in_violations_total":
 		series(with(), func(time.Time) float64 { return 0 })

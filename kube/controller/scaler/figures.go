@@ -26,7 +26,9 @@ type figure struct {
 	winner            string
 	pools             map[string][2]float64 // planned, running
 	violations        float64
-	demand            float64
+	demand, needed    float64
+	kind, target      string
+	mode              string
 	starts            map[string]float64
 	forecast          map[string]float64
 }
@@ -43,13 +45,15 @@ var (
 	poolsDesc      = describe("pool_replicas", "Replicas that are planned in a pool, and that run there.", "pool", "state")
 	violationsDesc = describe("scale_in_violations_total", "Replicas that left before those that should have left first.")
 	demandDesc     = describe("demand", "The load of the workload now, in the policy's own units a second.")
+	neededDesc     = describe("needed", "Replicas that the load of now would fill.")
+	infoDesc       = describe("policy_info", "1 for each ElasticPolicy, with its target and mode.", "kind", "target", "mode")
 	startDesc      = describe("start_p95_seconds", "The learnt time from a replica's creation to its readiness.", "pool")
 	forecastDesc   = describe("forecast", "Quantiles of the load that is foretold for when replicas asked for now are ready.", "quantile")
 )
 
 // Describe implements [prometheus.Collector].
 func (f *figures) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{replicasDesc, winnerDesc, poolsDesc, violationsDesc, demandDesc, startDesc, forecastDesc} {
+	for _, d := range []*prometheus.Desc{replicasDesc, winnerDesc, poolsDesc, violationsDesc, demandDesc, neededDesc, infoDesc, startDesc, forecastDesc} {
 		to <- d
 	}
 }
@@ -81,6 +85,10 @@ func (f *figures) Collect(to chan<- prometheus.Metric) {
 		if !math.IsNaN(g.demand) {
 			gauge(demandDesc, g.demand)
 		}
+		if !math.IsNaN(g.needed) {
+			gauge(neededDesc, g.needed)
+		}
+		gauge(infoDesc, 1, g.kind, g.target, g.mode)
 		to <- prometheus.MustNewConstMetric(violationsDesc, prometheus.CounterValue, g.violations, g.namespace, g.policy)
 	}
 }
@@ -89,7 +97,11 @@ func (f *figures) Collect(to chan<- prometheus.Metric) {
 func (f *figures) set(p *v1alpha1.ElasticPolicy, seen *observation, said verdict) {
 	g := figure{
 		namespace: p.Namespace, policy: p.Name, layers: map[string]float64{}, winner: string(said.Winner),
-		pools: map[string][2]float64{}, starts: map[string]float64{}, violations: float64(p.Status.Violations), demand: seen.Load,
+		pools: map[string][2]float64{}, starts: map[string]float64{}, violations: float64(p.Status.Violations), demand: seen.Load, needed: math.NaN(),
+		kind: p.Spec.TargetRef.Kind, target: p.Spec.TargetRef.Name, mode: string(p.Spec.Mode),
+	}
+	if c := max(seen.Declared.Policy.Carries, seen.Declared.Policy.Unit); c > 0 {
+		g.needed = seen.Load / c
 	}
 	if seen.TargetErr == nil {
 		g.layers["current"], g.layers["ready"] = float64(seen.Current), float64(seen.Ready)
