@@ -48,10 +48,13 @@ func DateOf(t time.Time) Date {
 func ParseDate(s string) (Date, error) {
 	t, err := time.Parse(time.DateOnly, s)
 	if err != nil {
-		return Date{}, fmt.Errorf("%q is not a date: write it like 2026-10-01", s)
+		return Date{}, fmt.Errorf("%q is not a date such as 2026-10-01", s)
 	}
 	return DateOf(t), nil
 }
+
+// String returns the date such as 2026-10-01.
+func (d Date) String() string { return fmt.Sprintf("%04d-%02d-%02d", d.Year, d.Month, d.Day) }
 
 // ParseClock reads a time of day such as 18:30 and returns it since midnight.
 func ParseClock(s string) (time.Duration, error) {

@@ -1,36 +1,19 @@
 package timetable
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/neap-dev/neap/core/elastic"
 )
 
-// A Date is a day of the calendar, wherever it is.
-type Date struct {
-	Year  int
-	Month time.Month
-	Day   int
-}
+// A Date is a day of the calendar.
+type Date = elastic.Date
 
 // DateOf returns the date of the time in its own location.
-func DateOf(t time.Time) Date {
-	y, m, d := t.Date()
-	return Date{y, m, d}
-}
+func DateOf(t time.Time) Date { return elastic.DateOf(t) }
 
 // ParseDate reads a date such as 2026-10-01.
-func ParseDate(s string) (Date, error) {
-	t, err := time.Parse(time.DateOnly, s)
-	if err != nil {
-		return Date{}, fmt.Errorf("%q is not a date such as 2026-10-01", s)
-	}
-	return DateOf(t), nil
-}
-
-// String returns the date such as 2026-10-01.
-func (d Date) String() string { return fmt.Sprintf("%04d-%02d-%02d", d.Year, d.Month, d.Day) }
+func ParseDate(s string) (Date, error) { return elastic.ParseDate(s) }
 
 // Days is a calendar made of the days that differ from the week. The zero value
 // has Saturday and Sunday for weekend and no holidays.

@@ -372,7 +372,7 @@ func FuzzCompare(f *testing.F) {
 }
 
 func TestDayType(t *testing.T) {
-	days := Days{Named: map[Date]elastic.DayType{{2026, 10, 1}: elastic.Holiday, {2026, 10, 10}: elastic.MakeUp}}
+	days := Days{Named: map[Date]elastic.DayType{{Year: 2026, Month: 10, Day: 1}: elastic.Holiday, {Year: 2026, Month: 10, Day: 10}: elastic.MakeUp}}
 	shanghai, err := time.LoadLocation("Asia/Shanghai")
 	if err != nil {
 		t.Fatal(err)
