@@ -44,7 +44,11 @@ var rings = map[string][]string{
 	// the replay share the physics (docs/adr/0001).
 	"sim": {"core", "scenarios"},
 
+	// host is how Neap meets a machine: instruments that know nothing of Kubernetes.
 	"host": {"core"},
+	// The agent is what carries their word to the API server and the kubelet, and
+	// brings back what pods may have (docs/adr/0013).
+	"host/agent": {"core", "api", "kube/convert", "host"},
 	"kube": {"core", "metrics", "store", "api"},
 	// convert is the only place where API objects become core values.
 	"kube/convert":   {"core", "api"},
@@ -52,9 +56,9 @@ var rings = map[string][]string{
 
 	"server": {"core", "metrics", "store", "ui"},
 	// local wires the cluster on one machine: control plane, fleet, controllers, page.
-	"local": {"core", "api", "metrics", "store", "sim", "kube", "server", "deploy", "scenarios"},
+	"local": {"core", "api", "metrics", "store", "sim", "kube", "host", "server", "deploy", "scenarios"},
 
-	"test": {"core", "api", "metrics", "store", "sim", "kube", "server", "local", "cli", "ui", "deploy", "scenarios"},
+	"test": {"core", "api", "metrics", "store", "sim", "kube", "host", "server", "local", "cli", "ui", "deploy", "scenarios"},
 	"cli":  {"core", "api", "metrics", "store", "sim", "kube", "host", "server", "local", "ui", "deploy", "scenarios"},
 	"cmd":  {"core", "api", "metrics", "store", "sim", "kube", "host", "server", "local", "cli", "ui", "deploy", "scenarios"},
 }
@@ -73,8 +77,8 @@ var forbidden = []struct {
 	only   []string
 }{
 	{"k8s.io/kubernetes", []string{"kube/scheduler", "local", "cmd"}},
-	{"k8s.io", []string{"api", "kube", "local", "cli", "cmd", "deploy", "test", "server", "internal/deps"}},
-	{"sigs.k8s.io", []string{"api", "kube", "local", "cli", "cmd", "deploy", "test", "server", "internal/deps"}},
+	{"k8s.io", []string{"api", "kube", "host/agent", "local", "cli", "cmd", "deploy", "test", "server", "internal/deps"}},
+	{"sigs.k8s.io", []string{"api", "kube", "host/agent", "local", "cli", "cmd", "deploy", "test", "server", "internal/deps"}},
 }
 
 // impure lists the standard packages that core may not import: clocks, logs,
