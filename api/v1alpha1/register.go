@@ -18,6 +18,7 @@ func AddToScheme(s *runtime.Scheme) error {
 		&ElasticPolicy{}, &ElasticPolicyList{},
 		&Timetable{}, &TimetableList{},
 		&HolidayCalendar{}, &HolidayCalendarList{},
+		&RepackPlan{}, &RepackPlanList{},
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil
