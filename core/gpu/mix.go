@@ -10,6 +10,20 @@ import (
 type Share struct {
 	Demand Demand
 	Count  int64
+	Or     []Demand // what does as well, such as another amount on another model
+}
+
+// valid reports whether the share counts: often enough, and every demand valid.
+func (s *Share) valid() bool {
+	if s.Count <= 0 || s.Demand.Validate() != nil {
+		return false
+	}
+	for i := range s.Or {
+		if s.Or[i].Validate() != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // A Mix is the demands a fleet serves, by which it judges what is idle. It does
@@ -17,6 +31,7 @@ type Share struct {
 type Mix struct {
 	shares []Share
 	total  int64
+	plain  bool               // one demand each, no memory, several devices only whole
 	cpus   []int64            // distinct demands for processor, ascending
 	pieces []int16            // distinct milli of demands for one device, ascending
 	level  [Whole + 1]uint8   // how many pieces are at most this
@@ -28,9 +43,10 @@ type Mix struct {
 // NewMix returns the mix of shares whose count is above 0; others are left out,
 // as are demands that are not valid. Memory is not part of the judgement.
 func NewMix(shares []Share) *Mix {
-	mix := &Mix{}
+	mix := &Mix{plain: true}
 	for _, s := range shares {
-		if s.Count > 0 && s.Demand.Validate() == nil {
+		if s.valid() {
+			mix.plain = mix.plain && len(s.Or) == 0 && s.Demand.DeviceMemory == 0 && (s.Demand.Devices < 2 || s.Demand.Milli == Whole)
 			mix.shares = append(mix.shares, s)
 			mix.total += s.Count
 			mix.cpus = append(mix.cpus, s.Demand.CPU)
@@ -114,20 +130,50 @@ func (mix *Mix) Total() int64 { return mix.total }
 // Fragment returns the idle milli on m that the mix cannot use, summed over the
 // mix: divided by [Mix.Total] it is milli.
 func (mix *Mix) Fragment(m *Machine) int64 {
+	if !mix.plain || m.Sick != 0 || m.GPUs > 0 && m.alike(1<<m.GPUs-1) != 1<<m.GPUs-1 {
+		return mix.slowFragment(m)
+	}
 	wide := len(mix.pieces) + 1
 	c := mix.cpuLevel(m.CPU)
-	one := mix.one[m.Model][c*wide : (c+1)*wide]
+	one := mix.one[m.Model[0]][c*wide : (c+1)*wide]
 	var idle, usable int64
 	whole := 0
 	for _, v := range m.Idle[:m.GPUs] {
-		idle += int64(v)
-		usable += int64(v) * one[mix.level[v]]
+		idle += max(0, int64(v))
+		usable += int64(v) * one[mix.level[max(0, v)]]
 		if v == Whole {
 			whole++
 		}
 	}
-	usable += int64(whole) * Whole * mix.many[m.Model][c*(MaxDevices+1)+whole]
+	usable += int64(whole) * Whole * mix.many[m.Model[0]][c*(MaxDevices+1)+whole]
 	return mix.total*idle - usable
+}
+
+func (mix *Mix) slowFragment(m *Machine) int64 {
+	fragment := mix.total * m.IdleMilli()
+	for i := range mix.shares {
+		var used Devices
+		for a := range 1 + len(mix.shares[i].Or) {
+			d := &mix.shares[i].Demand
+			if a > 0 {
+				d = &mix.shares[i].Or[a-1]
+			}
+			if d.Devices == 0 || d.CPU > m.CPU {
+				continue
+			}
+			for set := m.Usable(d); set.Len() >= d.Devices; {
+				same := m.alike(set)
+				set &^= same
+				if same.Len() >= d.Devices {
+					used |= same
+				}
+			}
+		}
+		for ; used != 0; used &= used - 1 {
+			fragment -= mix.shares[i].Count * int64(m.Idle[used.First()])
+		}
+	}
+	return fragment
 }
 
 // published returns the score, 0 to 100, that the published FGD gives to a
@@ -146,35 +192,48 @@ func (mix *Mix) published(decrease int64) int64 {
 }
 
 // Typical returns the most frequent shares that make up at least percent of the
-// counts, by descending count; equal demands are added up first.
+// counts, by descending count; equal ones are added up first.
 func Typical(shares []Share, percent int64) []Share {
-	sum := map[Demand]int64{}
+	all := make([]Share, len(shares))
 	var total int64
-	for _, s := range shares {
+	for i, s := range shares {
 		s.Demand.Memory = 0
-		sum[s.Demand] += s.Count
+		s.Or = slices.Clone(s.Or)
+		for k := range s.Or {
+			s.Or[k].Memory = 0
+		}
+		all[i] = s
 		total += s.Count
 	}
-	all := make([]Share, 0, len(sum))
-	for d, n := range sum {
-		all = append(all, Share{d, n})
-	}
-	slices.SortFunc(all, func(a, b Share) int {
-		return cmp.Or(cmp.Compare(b.Count, a.Count), compareDemands(&a.Demand, &b.Demand))
-	})
-	var have int64
-	for i := range all {
-		if have*100 >= total*percent {
-			return all[:i]
+	slices.SortStableFunc(all, func(a, b Share) int { return compareWants(&a, &b) })
+	sums := all[:0]
+	for _, s := range all {
+		if n := len(sums); n > 0 && compareWants(&sums[n-1], &s) == 0 {
+			sums[n-1].Count += s.Count
+		} else {
+			sums = append(sums, s)
 		}
-		have += all[i].Count
 	}
-	return all
+	slices.SortStableFunc(sums, func(a, b Share) int { return cmp.Compare(b.Count, a.Count) })
+	var have int64
+	for i := range sums {
+		if have*100 >= total*percent {
+			return sums[:i]
+		}
+		have += sums[i].Count
+	}
+	return sums
 }
 
 func compareDemands(a, b *Demand) int {
 	return cmp.Or(cmp.Compare(a.CPU, b.CPU), cmp.Compare(a.Devices, b.Devices), cmp.Compare(a.Milli, b.Milli),
-		cmp.Compare(a.Models, b.Models), cmp.Compare(a.Memory, b.Memory))
+		cmp.Compare(a.Models, b.Models), cmp.Compare(a.DeviceMemory, b.DeviceMemory), cmp.Compare(a.Memory, b.Memory))
+}
+
+// compareWants compares what is asked for, not how often.
+func compareWants(a, b *Share) int {
+	return cmp.Or(compareDemands(&a.Demand, &b.Demand),
+		slices.CompareFunc(a.Or, b.Or, func(x, y Demand) int { return compareDemands(&x, &y) }))
 }
 
 // Fragmentation is the published FGD: the machine, and the device, where the
@@ -182,24 +241,22 @@ func compareDemands(a, b *Demand) int {
 type Fragmentation struct{ Mix *Mix }
 
 // Score implements [Scorer].
-func (f Fragmentation) Score(m *Machine, d *Demand) (int64, int) {
+func (f Fragmentation) Score(m *Machine, d *Demand) (int64, Devices) {
 	before := f.Mix.Fragment(m)
-	after := *m
-	if d.Devices != 1 || d.Milli == Whole {
-		after.take(d, m.spotOn(d, 0))
-		return f.Mix.published(before - f.Mix.Fragment(&after)), 0
-	}
-	after.CPU -= d.CPU
-	best, device := int64(-1), 0
-	for i, v := range m.Idle[:m.GPUs] {
-		if int64(v) < d.Milli || slices.Contains(m.Idle[:i], v) { // an equal device scores the same
-			continue
-		}
-		after.Idle[i] = v - int16(d.Milli)
+	best, where := int64(-1), Devices(0)
+	try := func(on Devices) {
+		after := *m
+		after.take(d, on)
 		if s := f.Mix.published(before - f.Mix.Fragment(&after)); s > best {
-			best, device = s, i
+			best, where = s, on
 		}
-		after.Idle[i] = v
 	}
-	return best, device
+	if d.Devices == 0 {
+		try(0)
+	}
+	var choices [MaxDevices]Devices
+	for _, on := range m.choices(d, &choices) {
+		try(on)
+	}
+	return best, where
 }

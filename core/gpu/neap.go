@@ -130,26 +130,24 @@ func (n *Neap) plan(p *packing, at prices) {
 }
 
 // Score implements [Scorer].
-func (n *Neap) Score(m *Machine, d *Demand) (int64, int) {
+func (n *Neap) Score(m *Machine, d *Demand) (int64, Devices) {
 	before := n.mix.Fragment(m)
-	after := *m
-	if d.Devices != 1 || d.Milli == Whole {
-		after.take(d, m.spotOn(d, 0))
-		return n.score(m, &after, d, before), 0
-	}
-	after.CPU -= d.CPU
-	best, device := int64(0), -1
-	for i, v := range m.Idle[:m.GPUs] {
-		if int64(v) < d.Milli || slices.Contains(m.Idle[:i], v) { // an equal device scores the same
-			continue
+	best, where := int64(misfit), Devices(0)
+	try := func(on Devices) {
+		after := *m
+		after.take(d, on)
+		if s := n.score(m, &after, d, before); s > best {
+			best, where = s, on
 		}
-		after.Idle[i] = v - int16(d.Milli)
-		if s := n.score(m, &after, d, before); device < 0 || s > best {
-			best, device = s, i
-		}
-		after.Idle[i] = v
 	}
-	return best, device
+	if d.Devices == 0 {
+		try(0)
+	}
+	var choices [MaxDevices]Devices
+	for _, on := range m.choices(d, &choices) {
+		try(on)
+	}
+	return best, where
 }
 
 // tieBase separates scores from what decides between equal ones.
@@ -164,8 +162,8 @@ func (n *Neap) score(m, after *Machine, d *Demand, before int64) int64 {
 	if n.without&Balance == 0 && n.perGPU > 0 {
 		points -= perStranded * (n.stranded(after) - n.stranded(m))
 	}
-	if n.without&Scarcity == 0 && d.Devices > 0 && n.shape[m.ID] >= 0 && !n.choosy(d) {
-		points -= perLoad * n.load[n.shape[m.ID]]
+	if n.without&Scarcity == 0 && d.Devices > 0 && n.shapeOf(m) >= 0 && !n.choosy(d) {
+		points -= perLoad * n.load[n.shapeOf(m)]
 	}
 	tie := 1_000_000*after.CPU/128_000 + 1_000_000*after.IdleMilli()/(8*Whole)
 	if m.Pods == 0 && n.without&Opening == 0 {
@@ -181,16 +179,24 @@ func (n *Neap) score(m, after *Machine, d *Demand, before int64) int64 {
 	return points*tieBase - min(tie, tieBase-1)
 }
 
+// shapeOf returns the shape of a machine, −1 if it has none.
+func (n *Neap) shapeOf(m *Machine) int {
+	if m.ID < len(n.shape) {
+		return n.shape[m.ID]
+	}
+	return -1
+}
+
 // regret returns thousandths of milli.
 func (n *Neap) regret(m, after *Machine, d *Demand) int64 {
-	k := n.shape[m.ID]
+	k := n.shapeOf(m)
 	if k < 0 {
 		return 0
 	}
 	lost := min(n.core[k], 1_000_000) * min(d.CPU, 1_000_000_000) / 1000
 	for i, v := range m.Idle[:m.GPUs] {
 		if after.Idle[i] != v {
-			lost += n.earn[k][v] - n.earn[k][after.Idle[i]]
+			lost += n.earn[k][max(0, v)] - n.earn[k][max(0, after.Idle[i])]
 		}
 	}
 	return lost - 1000*d.GPU()

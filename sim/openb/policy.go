@@ -54,31 +54,29 @@ const (
 	normalMill = 8 * gpu.Whole
 )
 
-func tightest(m *gpu.Machine, d *gpu.Demand) int { return max(0, m.Tightest(d.Milli)) }
-
 // bestFit prefers the machine with the least left. Published, its score is
 // stretched to 0…100 afterwards, which changes no order.
 type bestFit struct{}
 
-func (bestFit) Score(m *gpu.Machine, d *gpu.Demand) (int64, int) {
+func (bestFit) Score(m *gpu.Machine, d *gpu.Demand) (int64, gpu.Devices) {
 	cpu := float64(m.CPU-d.CPU) / normalCPU
 	left := float64(m.IdleMilli()-d.GPU()) / normalMill
-	return int64(100 * (1 - cpu/2 - left/2)), tightest(m, d)
+	return int64(100 * (1 - cpu/2 - left/2)), m.Tightest(d)
 }
 
 // dotProduct prefers the machine whose rest points least where the demand does.
 type dotProduct struct{}
 
-func (dotProduct) Score(m *gpu.Machine, d *gpu.Demand) (int64, int) {
+func (dotProduct) Score(m *gpu.Machine, d *gpu.Demand) (int64, gpu.Devices) {
 	cpu := float64(m.CPU) / normalCPU * (float64(d.CPU) / normalCPU)
 	left := float64(m.IdleMilli()) / normalMill * (float64(d.GPU()) / normalMill)
-	return int64(100 * (1 - (cpu+left)/2)), tightest(m, d)
+	return int64(100 * (1 - (cpu+left)/2)), m.Tightest(d)
 }
 
 // packing prefers used GPUs to idle ones of used machines to those of idle machines.
 type packing struct{}
 
-func (packing) Score(m *gpu.Machine, d *gpu.Demand) (int64, int) {
+func (packing) Score(m *gpu.Machine, d *gpu.Demand) (int64, gpu.Devices) {
 	if d.Devices == 0 {
 		return 0, 0
 	}
@@ -88,16 +86,16 @@ func (packing) Score(m *gpu.Machine, d *gpu.Demand) (int64, int) {
 			free++
 		}
 	}
-	device := tightest(m, d)
+	on := m.Tightest(d)
 	switch {
 	case free == m.GPUs:
-		return max(33-int64(free), int64(free)), device
+		return max(33-int64(free), int64(free)), on
 	case d.Milli == gpu.Whole:
-		return max(50-int64(d.Devices), 33), device
-	case m.Idle[device] == gpu.Whole:
-		return 49, device
+		return max(50-int64(d.Devices), 33), on
+	case m.Idle[on.First()] == gpu.Whole:
+		return 49, on
 	}
-	return max(100-int64(m.Idle[device])/10/10, 50), device
+	return max(100-int64(m.Idle[on.First()])/10/10, 50), on
 }
 
 // clustering prefers machines that run the same kind of demand and nothing else.
@@ -113,7 +111,7 @@ func kind(d *gpu.Demand) uint32 {
 	return 1 << d.Devices
 }
 
-func (c *clustering) Score(m *gpu.Machine, d *gpu.Demand) (int64, int) {
+func (c *clustering) Score(m *gpu.Machine, d *gpu.Demand) (int64, gpu.Devices) {
 	k, there := kind(d), c.kinds[m.ID]
 	if k == 0 {
 		return 0, 0
@@ -127,7 +125,7 @@ func (c *clustering) Score(m *gpu.Machine, d *gpu.Demand) (int64, int) {
 	case there == 0:
 		score += 25
 	}
-	return score, tightest(m, d)
+	return score, m.Tightest(d)
 }
 
 func (c *clustering) placed(id int, d *gpu.Demand) { c.kinds[id] |= kind(d) }

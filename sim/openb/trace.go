@@ -66,13 +66,13 @@ func ReadNodes(path string, models *Catalogue) ([]Node, error) {
 			if name == "" {
 				return fmt.Errorf("model: is missing, and the machine has %d GPUs", m.GPUs)
 			}
-			var err error
-			if m.Model, err = models.Model(name); err != nil {
+			model, err := models.Model(name)
+			if err != nil {
 				return fmt.Errorf("model: %w", err)
 			}
-		}
-		for i := range m.GPUs {
-			m.Idle[i] = gpu.Whole
+			for i := range m.GPUs {
+				m.Model[i], m.Idle[i] = model, gpu.Whole
+			}
 		}
 		nodes = append(nodes, n)
 		return nil
@@ -114,6 +114,9 @@ func ReadPods(path string, models *Catalogue) ([]Pod, error) {
 		}
 		if err := d.Validate(); err != nil {
 			return err
+		}
+		if d.Devices > 1 && d.Milli != gpu.Whole {
+			return fmt.Errorf("gpu milli %d of each of %d GPUs; this format gives several GPUs whole", d.Milli, d.Devices)
 		}
 		pods = append(pods, p)
 		return nil
