@@ -10,14 +10,14 @@ import (
 
 // A Device is one GPU, or one MIG instance of a GPU.
 type Device struct {
-	Index  int    // among this machine's devices, counted from 0 in the driver's order; stable between boots as far as the driver's order is
-	UUID   string // the driver's, such as GPU-fef8089b-4820-abfc-e83e-94318197576e or MIG-…
-	Model  string // as [ModelName] writes the product's name, such as Tesla-T4
-	Memory int64  // MiB that the device has in all
-	Minor  int    // N of /dev/nvidiaN; of the parent for a MIG instance
-	PCI    string // bus address, such as 00000000:65:00.0; empty if not known
-	Parent string // UUID of the GPU that a MIG instance is a part of; else empty
-	Node   int    // NUMA node, -1 if not known
+	Index   int    // among this machine's devices, counted from 0 in the driver's order
+	Ordinal string // the driver's own number: N, or N:M for a MIG instance; empty if not known
+	UUID    string // the driver's, such as GPU-fef8089b-4820-abfc-e83e-94318197576e or MIG-…
+	Model   string // as [ModelName] writes the product's name, such as Tesla-T4
+	Memory  int64  // MiB that the device has in all
+	Minor   int    // N of /dev/nvidiaN, of the parent for a MIG instance; -1 for a simulated device
+	PCI     string // bus address, such as 00000000:65:00.0; empty if not known
+	Parent  string // UUID of the GPU that a MIG instance is a part of; else empty
 
 	Healthy bool
 	Reason  string // why it is not healthy, a sentence without a full stop; empty if it is

@@ -24,7 +24,7 @@ func NewFake(name, model string, memory ...int64) *Fake {
 	f := &Fake{inventory: Inventory{Source: "fake", Driver: "580.65.06", CUDA: 13000}}
 	for i, m := range memory {
 		f.inventory.Devices = append(f.inventory.Devices, Device{
-			Index: i, Minor: i, Node: -1, Model: ModelName(model), Memory: m, Healthy: true,
+			Index: i, Minor: -1, Model: ModelName(model), Memory: m, Healthy: true,
 			UUID: fmt.Sprintf("GPU-%s-%d", name, i),
 		})
 	}
