@@ -16,21 +16,21 @@ const (
 // judged.
 type forecasted struct{ low, high float64 }
 
-// band returns the quantile of samples, corrected.
+// band returns the quantile of samples, corrected. However it is moved, an end
+// stays on its side of the median.
 func (m *Model) band(all []sample, tau float64) float64 {
-	q := quantile(all, tau)
+	q, mid := quantile(all, tau), quantile(all, 0.5)
 	switch {
 	case tau < 0.5:
-		return max(0, q-m.low.shift*m.width(all, q)*min(1, (0.5-tau)/(0.5-beyond)))
+		return max(0, min(q-m.low.shift*m.width(q, mid)*min(1, (0.5-tau)/(0.5-beyond)), mid))
 	case tau > 0.5:
-		return max(0, q+m.high.shift*m.width(all, q)*min(1, (tau-0.5)/(0.5-beyond)))
+		return max(mid, q+m.high.shift*m.width(q, mid)*min(1, (tau-0.5)/(0.5-beyond)))
 	}
 	return q
 }
 
 // width is the unit in which the end at q is moved.
-func (m *Model) width(all []sample, q float64) float64 {
-	mid := quantile(all, 0.5)
+func (m *Model) width(q, mid float64) float64 {
 	return max(math.Abs(q-mid), narrow*(mid+m.small))
 }
 

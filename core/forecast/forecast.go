@@ -300,26 +300,35 @@ func (m *Model) at(t time.Time) (s, late int, ok bool) {
 
 // Quantile returns the tau-quantile of the demand in the minute that begins at
 // t+horizon, as seen from t, when the minutes before t are known. ok is false
-// when the model has no skill.
+// when the model has no skill, or remembers nothing like that minute.
 func (m *Model) Quantile(t time.Time, horizon time.Duration, tau float64) (demand float64, ok bool) {
 	s, late, ok := m.at(t)
 	if !ok {
 		return 0, false
 	}
 	h := max(1, late+1+int(horizon/time.Minute))
-	return m.band(m.look(s, h, h, false), tau), true
+	return m.between(s, h, h, tau)
 }
 
 // Peak returns the tau-quantile of the highest demand in the minutes that begin
-// from t+from until before t+to, as seen from t. ok is false when the model has
-// no skill.
+// from t+from until before t+to, as seen from t. ok is false as for [Model.Quantile].
 func (m *Model) Peak(t time.Time, from, to time.Duration, tau float64) (demand float64, ok bool) {
 	s, late, ok := m.at(t)
 	if !ok {
 		return 0, false
 	}
 	a := max(1, late+1+int(from/time.Minute))
-	return m.band(m.look(s, a, max(a, late+int(to/time.Minute)), false), tau), true
+	return m.between(s, a, max(a, late+int(to/time.Minute)), tau)
+}
+
+// between returns the tau-quantile of what may come between a and b minutes after
+// minute s.
+func (m *Model) between(s, a, b int, tau float64) (demand float64, ok bool) {
+	all := m.look(s, a, b, false)
+	if len(all) == 0 {
+		return 0, false
+	}
+	return m.band(all, tau), true
 }
 
 // Provide returns the capacity that is worth having in the minutes that begin
@@ -328,8 +337,8 @@ func (m *Model) Peak(t time.Time, from, to time.Duration, tau float64) (demand f
 //	the c that makes c + ShortMinute · under/over · mean · P(highest demand > c) least
 //
 // where tau = [Newsvendor](under, over). Dear moments, when little more capacity
-// avoids much risk, so get a higher quantile than cheap ones. ok is false when
-// the model has no skill.
+// avoids much risk, so get a higher quantile than cheap ones. ok is false as for
+// [Model.Quantile].
 func (m *Model) Provide(t time.Time, from, to time.Duration, tau float64) (capacity float64, ok bool) {
 	s, late, ok := m.at(t)
 	if !ok {

@@ -196,6 +196,30 @@ func TestAYoungWorkloadIsJudgedByWhatIsKnown(t *testing.T) {
 	}
 }
 
+// Of hours that were never known nothing is said, neither a number nor none.
+func TestAnHourThatWasNeverKnownIsNotForetold(t *testing.T) {
+	v := bell(12, rand.New(rand.NewPCG(6, 7)))
+	for i := range v {
+		if i%day >= 18*60 {
+			v[i] = math.NaN()
+		}
+	}
+	now := 11 * day
+	for hour, want := range map[int]bool{10: true, 21: false} {
+		m := fitted(v[:now], Options{Horizon: 5 * time.Minute})
+		at := minute(now + hour*60)
+		for i := range hour * 60 {
+			m.Observe(minute(now+i), v[now+i])
+		}
+		q, quantile := m.Quantile(at, 5*time.Minute, 0.05)
+		p, peak := m.Peak(at, 0, 10*time.Minute, 0.5)
+		c, provide := m.Provide(at, 0, 6*time.Minute, 0.9)
+		if quantile != want || peak != want || provide != want || math.IsNaN(q+p+c) {
+			t.Errorf("at %d h the quantile is %v (%v), the peak %v (%v), the provision %v (%v)", hour, q, quantile, p, peak, c, provide)
+		}
+	}
+}
+
 func TestAClockThatJumps(t *testing.T) {
 	v := bell(11, rand.New(rand.NewPCG(9, 10)))
 	m := fitted(v[:10*day], Options{Horizon: 5 * time.Minute})
@@ -361,6 +385,8 @@ func FuzzFit(f *testing.F) {
 	f.Add([]byte{1, 2, 3, 255, 0, 9}, uint8(1), uint8(5), uint16(12))
 	f.Add([]byte{0}, uint8(30), uint8(0), uint16(16))
 	f.Add([]byte{250, 251, 252, 253, 254, 255}, uint8(60), uint8(255), uint16(30))
+	f.Add([]byte{255, 49, 48}, uint8(7), uint8(21), uint16(12))
+	f.Add([]byte("A0"), uint8(39), uint8(19), uint16(11))
 	f.Fuzz(func(t *testing.T, pattern []byte, step, horizon uint8, days uint16) {
 		if len(pattern) == 0 {
 			return
@@ -386,11 +412,11 @@ func FuzzFit(f *testing.F) {
 		last := 0.0
 		for _, tau := range []float64{0, 0.05, 0.5, 0.95, 1} {
 			q, ok := m.Quantile(at, o.Horizon, tau)
-			c, _ := m.Provide(at, 0, o.Horizon+time.Minute, tau)
-			if ok != m.Periodic() {
-				t.Fatalf("skill %v, answer %v", m.Periodic(), ok)
+			c, provided := m.Provide(at, 0, o.Horizon+time.Minute, tau)
+			if (ok || provided) && !m.Periodic() {
+				t.Fatal("there is no skill, but an answer")
 			}
-			if ok && (math.IsNaN(q+c) || math.IsInf(q+c, 0) || q < last || c < 0) {
+			if math.IsNaN(q+c) || math.IsInf(q+c, 0) || q < last || c < 0 {
 				t.Fatalf("the %v-quantile is %v after %v, the provision %v", tau, q, last, c)
 			}
 			last = q

@@ -109,8 +109,8 @@ func (m *Model) rollingOrigins(origins int) {
 		}
 		all = append(all, f)
 		naive, persistence = append(naive, d-before), append(persistence, d-x)
-		lowScore = append(lowScore, (f.q[0]-d)/m.width(samples, f.q[0]))
-		highScore = append(highScore, (d-f.q[2])/m.width(samples, f.q[2]))
+		lowScore = append(lowScore, (f.q[0]-d)/m.width(f.q[0], f.q[1]))
+		highScore = append(highScore, (d-f.q[2])/m.width(f.q[2], f.q[1]))
 		n++
 		demand += d
 	}

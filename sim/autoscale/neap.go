@@ -95,7 +95,7 @@ func (n *Neap) Decide(s Seen) int {
 	n.made = true
 	for tau, q := range map[float64]*float64{0.05: &n.expected.Q05, 0.5: &n.expected.Q50, 0.95: &n.expected.Q95} {
 		v, ok := n.model.Quantile(s.Now, time.Duration(s.StartMinutes)*time.Minute, tau)
-		*q, n.made = v, n.made && ok && !math.IsNaN(v)
+		*q, n.made = v, n.made && ok
 	}
 	return n.decision.Desired
 }
