@@ -22,6 +22,7 @@ package gpubook
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -49,6 +50,8 @@ type Book struct {
 	placed   map[string]*entry // pods that hold GPUs, by namespace/name
 	holds    map[string]*hold  // by key
 	guest    string            // the pod for which holds are open
+	claims   map[types.UID]*claim
+	claimed  map[types.UID][]*claim // by the pod they are for
 }
 
 // A machine is one node and what is on it.
@@ -86,13 +89,14 @@ type record struct {
 type Hold struct {
 	Pod       string // that may have it, as namespace/name; "" nobody
 	Node      string
-	Devices   []string // UUIDs
+	Devices   []string // UUIDs, or names that Neap's DRA driver gives, such as gpu-0
 	Milli     int64    // of each
 	MemoryMiB int64    // of each
 }
 
 type hold struct {
 	Hold
+	owner  types.UID // the pod whose claim holds it; "" it is kept
 	booked []record
 }
 
@@ -106,6 +110,7 @@ func New(models *convert.GPUModels) *Book {
 		models: models, fleet: gpu.NewFleet(nil, gpu.NewNeap(nil, nil, 0)),
 		machines: map[string]*machine{}, fresh: map[string]*machine{}, pods: map[types.UID]*entry{},
 		reserved: map[types.UID]v1alpha1.GPUAllocation{}, placed: map[string]*entry{}, holds: map[string]*hold{},
+		claims: map[types.UID]*claim{}, claimed: map[types.UID][]*claim{},
 	}
 }
 
@@ -149,6 +154,23 @@ func (b *Book) SetNode(node *v1.Node) error {
 	}
 	if !same {
 		b.fill(m)
+	}
+	return err
+}
+
+// SetMachine puts a node in the books with all that is on it: pods that are not
+// among these have left it. What was reserved for them stays reserved.
+func (b *Book) SetMachine(node *v1.Node, pods iter.Seq[*v1.Pod]) error {
+	err := b.SetNode(node)
+	there := make(map[types.UID]bool, len(b.machines[node.Name].pods))
+	for pod := range pods {
+		b.SetPod(pod)
+		there[pod.UID] = true
+	}
+	for uid, e := range b.machines[node.Name].pods {
+		if !there[uid] {
+			b.strike(e)
+		}
 	}
 	return err
 }
@@ -274,6 +296,66 @@ func (b *Book) Node(machine int) string {
 	return b.index[machine].name
 }
 
+// Object returns the node that is a machine of the fleet, nil if it is gone.
+func (b *Book) Object(machine int) *v1.Node {
+	if b.Node(machine) == "" {
+		return nil
+	}
+	return b.index[machine].node
+}
+
+// GPUs returns how many GPUs a node has.
+func (b *Book) GPUs(node string) int {
+	if m := b.machines[node]; m != nil {
+		return len(m.devices)
+	}
+	return 0
+}
+
+// Without gives back to a copy of a machine what a pod has in the books there, and
+// With takes it again. A pod that has nothing there takes what it asks for, if it
+// fits, on the tightest GPUs.
+func (b *Book) Without(m *gpu.Machine, pod *v1.Pod) {
+	e := b.pods[pod.UID]
+	if e == nil {
+		return
+	}
+	for _, r := range e.booked {
+		if r.spot.Machine == m.ID {
+			change(m, r, 1)
+		}
+	}
+}
+
+// With is described at [Book.Without].
+func (b *Book) With(m *gpu.Machine, pod *v1.Pod) {
+	if e := b.pods[pod.UID]; e != nil && e.node == b.Node(m.ID) {
+		for _, r := range e.booked {
+			change(m, r, -1)
+		}
+		return
+	}
+	r := record{demand: Plain(pod)}
+	all, err := b.Demands(pod)
+	for i := range all {
+		if err == nil && m.Fits(&all[i]) {
+			r.demand, r.spot.Devices = all[i], m.Tightest(&all[i])
+			break
+		}
+	}
+	change(m, r, -1)
+}
+
+func change(m *gpu.Machine, r record, by int64) {
+	m.CPU += by * r.demand.CPU
+	m.Memory += by * r.demand.Memory
+	m.Pods -= int(by)
+	for on := r.spot.Devices; on != 0; on &= on - 1 {
+		m.Idle[on.First()] += int16(by * r.demand.Milli)
+		m.IdleMemory[on.First()] += int32(by * r.demand.DeviceMemory)
+	}
+}
+
 // Demands returns what a pod asks for as [convert.GPURequest] does, of the models
 // that are known, with Memory in MiB, as the fleet has it.
 func (b *Book) Demands(pod *v1.Pod) ([]gpu.Demand, error) {
@@ -342,7 +424,9 @@ func (b *Book) Basis() ([]gpu.Machine, []gpu.Share) {
 				count[all[max(now, 0)]]++
 			}
 		case e.node != "" && !e.daemon:
-			if m := b.machines[e.node]; m.at >= 0 {
+			if p, ok := b.claimant(e); ok && p.Now >= 0 {
+				count[p.Demands[0]]++
+			} else if m := b.machines[e.node]; m.at >= 0 {
 				count[e.plain()]++
 			}
 		}
@@ -452,17 +536,20 @@ func (b *Book) enter(pod *v1.Pod) {
 			if promised {
 				e.node, e.has = reserved.Node, &reserved
 			}
+		case promised && reserved.Node == e.node && (written == nil || !equal(*written, reserved)):
+			e.has = &reserved // whatever an annotation from before says
 		case err != nil:
 			e.wrong = err.Error()
 		case written != nil && written.Node != e.node:
 			e.wrong = fmt.Sprintf("it is on node %s, and its GPUs are on node %s", e.node, written.Node)
 		case written != nil:
 			e.has, e.wrong = atLeast(pod, written)
-		case promised && reserved.Node == e.node:
-			e.has = &reserved
+			delete(b.reserved, pod.UID)
 		default:
 			e.wrong = fmt.Sprintf("scheduler %q bound it to node %s without saying which GPUs it has", pod.Spec.SchedulerName, e.node)
 		}
+	} else if promised && e.node == "" { // its claims hold the GPUs
+		e.node = reserved.Node
 	}
 	b.strike(b.pods[pod.UID])
 	if e.node == "" && !e.asks {
@@ -485,6 +572,10 @@ func (b *Book) enter(pod *v1.Pod) {
 	b.book(m, e)
 }
 
+func equal(a, b v1alpha1.GPUAllocation) bool {
+	return a.Node == b.Node && slices.Equal(a.Devices, b.Devices)
+}
+
 // atLeast returns what an allocation says, raised to what the pod's resources ask for
 // if somebody made it less: nobody can have given it less.
 func atLeast(pod *v1.Pod, a *v1alpha1.GPUAllocation) (*v1alpha1.GPUAllocation, string) {
@@ -492,9 +583,9 @@ func atLeast(pod *v1.Pod, a *v1alpha1.GPUAllocation) (*v1alpha1.GPUAllocation, s
 	n := int64(len(a.Devices))
 	each := func(name v1.ResourceName) int64 {
 		q := all[name]
-		return min(max(0, (q.Value()+n-1)/n), most)
+		return max(0, (q.Value()+n-1)/n)
 	}
-	milli, memory := each(v1alpha1.ResourceGPUMilli), each(v1alpha1.ResourceGPUMemory)
+	milli, memory := min(each(v1alpha1.ResourceGPUMilli), gpu.Whole), min(each(v1alpha1.ResourceGPUMemory), mostMemory)
 	wrong := ""
 	for i := range a.Devices {
 		if s := &a.Devices[i]; s.Milli < milli || s.MemoryMiB < memory {
@@ -506,8 +597,8 @@ func atLeast(pod *v1.Pod, a *v1alpha1.GPUAllocation) (*v1alpha1.GPUAllocation, s
 	return a, wrong
 }
 
-// most bounds what a pod can be thought to hold of a GPU: more than any has.
-const most = 1 << 24
+// mostMemory bounds the MiB that a pod can be thought to hold: more than any GPU has.
+const mostMemory = 1 << 24
 
 // strike takes an entry out.
 func (b *Book) strike(e *entry) {
@@ -611,9 +702,12 @@ func (b *Book) unbook(booked *[]record) {
 	*booked = nil
 }
 
-// device returns the number of a GPU on its machine, −1 if it is not there.
-func (m *machine) device(uuid string) int {
-	return slices.IndexFunc(m.devices, func(d v1alpha1.GPUDevice) bool { return d.UUID == uuid })
+// device returns the number of a GPU on its machine, by its UUID or by how Neap's
+// DRA driver calls it, −1 if it is not there.
+func (m *machine) device(name string) int {
+	return slices.IndexFunc(m.devices, func(d v1alpha1.GPUDevice) bool {
+		return d.UUID == name || convert.GPUDeviceName(int(d.Index)) == name
+	})
 }
 
 func (e *entry) plain() gpu.Demand {
