@@ -73,14 +73,18 @@ func (b *Book) Devices(node string) []Device {
 		if e := b.placed[h.Pod]; e != nil && e.node == node {
 			continue
 		}
+		who := Holder{For: h.Pod}
+		if e := b.pods[h.owner]; e != nil {
+			who.Pod = e.pod
+		}
 		for _, uuid := range h.Devices {
-			put(v1alpha1.GPUShare{UUID: uuid, Milli: h.Milli, MemoryMiB: h.MemoryMiB}, Holder{For: h.Pod})
+			put(v1alpha1.GPUShare{UUID: uuid, Milli: h.Milli, MemoryMiB: h.MemoryMiB}, who)
 		}
 	}
 	return out
 }
 
-// A Pod is a pod that asks for GPUs.
+// A Pod is a pod that asks for GPUs, or holds some by a ResourceClaim.
 type Pod struct {
 	*v1.Pod
 	Node string // "" waits for a place
@@ -94,11 +98,16 @@ type Pod struct {
 	Wrong   string   // what is wrong with the pod, in a sentence; "" nothing
 }
 
-// Pods returns the pods that ask for GPUs, in the order of their names.
+// Pods returns the pods that ask for GPUs or hold some by a claim, in the order of
+// their names. One that waits for its claim to be allocated is not among them.
 func (b *Book) Pods() []Pod {
 	b.Fleet()
 	var out []Pod
 	for _, e := range sorted(b.pods) {
+		if p, ok := b.claimant(e); ok {
+			out = append(out, p)
+			continue
+		}
 		if !e.asks {
 			continue
 		}

@@ -1,0 +1,106 @@
+package gpubook
+
+import (
+	"slices"
+	"strconv"
+
+	resourceapi "k8s.io/api/resource/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/neap-dev/neap/api/v1alpha1"
+	"github.com/neap-dev/neap/core/gpu"
+	"github.com/neap-dev/neap/kube/convert"
+)
+
+// A claim is a ResourceClaim that holds GPUs.
+type claim struct {
+	pod    types.UID // that it is for; the first, if pods share it
+	node   string
+	shares []convert.GPUClaimShare // those that take something
+	keys   []string                // of its holds
+}
+
+// SetClaim puts a ResourceClaim in the books, as it is now: what it was allocated of
+// Neap's driver is held from then until it is allocated no more, whether its pods
+// run, wait or are gone. The error names the claim and says why its allocation makes
+// no sense; it then holds nothing.
+func (b *Book) SetClaim(c *resourceapi.ResourceClaim) error {
+	b.DeleteClaim(c.UID)
+	node, shares, err := convert.GPUClaimShares(c)
+	shares = slices.DeleteFunc(shares, func(s convert.GPUClaimShare) bool { return s.Milli == 0 })
+	if err != nil || len(shares) == 0 {
+		return err
+	}
+	name, pod := consumer(c)
+	k := &claim{pod: pod, node: node, shares: shares}
+	for i, s := range shares {
+		key := "claim/" + string(c.UID) + "/" + strconv.Itoa(i)
+		b.SetHold(key, Hold{Pod: name, Node: node, Devices: []string{s.Device}, Milli: s.Milli, MemoryMiB: s.MemoryMiB})
+		b.holds[key].owner = pod
+		k.keys = append(k.keys, key)
+	}
+	b.claims[c.UID] = k
+	b.claimed[pod] = append(b.claimed[pod], k)
+	return nil
+}
+
+// DeleteClaim strikes a claim out.
+func (b *Book) DeleteClaim(uid types.UID) {
+	k := b.claims[uid]
+	if k == nil {
+		return
+	}
+	for _, key := range k.keys {
+		b.DeleteHold(key)
+	}
+	delete(b.claims, uid)
+	rest := slices.DeleteFunc(b.claimed[k.pod], func(o *claim) bool { return o == k })
+	if b.claimed[k.pod] = rest; len(rest) == 0 {
+		delete(b.claimed, k.pod)
+	}
+}
+
+// consumer returns the pod that a claim is for.
+func consumer(c *resourceapi.ResourceClaim) (name string, uid types.UID) {
+	for _, r := range c.Status.ReservedFor {
+		if r.APIGroup == "" && r.Resource == "pods" {
+			return c.Namespace + "/" + r.Name, r.UID
+		}
+	}
+	if o := metav1.GetControllerOf(c); o != nil && o.Kind == "Pod" {
+		return c.Namespace + "/" + o.Name, o.UID
+	}
+	return "", ""
+}
+
+// claimant returns the pod as one with GPUs, if its claims hold some where it runs.
+func (b *Book) claimant(e *entry) (Pod, bool) {
+	m := b.machines[e.node]
+	if m == nil || m.at < 0 {
+		return Pod{}, false
+	}
+	p := Pod{Pod: e.pod, Node: e.node, Has: &v1alpha1.GPUAllocation{Node: e.node}, Spot: gpu.Spot{Machine: m.at}, Now: -1}
+	d := e.plain()
+	equal := true
+	for _, k := range b.claimed[e.pod.UID] {
+		for _, s := range k.shares {
+			i := m.device(s.Device)
+			if k.node != e.node || i < 0 {
+				continue
+			}
+			equal = equal && (d.Devices == 0 || d.Milli == s.Milli && d.DeviceMemory == s.MemoryMiB) && p.Spot.Devices>>i&1 == 0
+			d.Devices, d.Milli, d.DeviceMemory = d.Devices+1, s.Milli, s.MemoryMiB
+			d.Models = d.Models.With(m.models[i])
+			p.Spot.Devices |= 1 << i
+			p.Has.Devices = append(p.Has.Devices, v1alpha1.GPUShare{UUID: m.devices[i].UUID, Milli: s.Milli, MemoryMiB: s.MemoryMiB})
+		}
+	}
+	if d.Devices == 0 {
+		return Pod{}, false
+	}
+	if equal {
+		p.Demands, p.Now = []gpu.Demand{d}, 0
+	}
+	return p, true
+}
