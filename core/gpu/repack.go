@@ -321,6 +321,10 @@ func newRepacker(s *Situation, opts Options) *repacker {
 		s: s, opts: opts, f: s.Fleet.Clone(), on: make([][]int32, s.Fleet.Len()), shut: make([]bool, s.Fleet.Len()),
 		at: make([]Spot, len(s.Tenants)), now: make([]int, len(s.Tenants)), moves: opts.MaxMoves, stop: Done,
 	}
+	r.f.classes = make(map[Demand]*class, len(s.Fleet.classes)) // what it knows, the copy knows
+	for d, c := range s.Fleet.classes {
+		r.f.classes[d] = &class{d, slices.Clone(c.version), slices.Clone(c.score), slices.Clone(c.on)}
+	}
 	for _, h := range s.Holds {
 		r.f.machines[h.Spot.Machine].take(&h.Demand, h.Spot.Devices)
 		r.f.touch(h.Spot.Machine)

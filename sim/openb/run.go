@@ -46,30 +46,53 @@ type Level struct {
 	Empty       int     // machines that run nothing, at the first arrival that reaches the level in full, or the last one
 }
 
-// Run plays a trace.
-func Run(ctx context.Context, t *Trace, opts Options) (*Result, error) {
+// A stage is a fleet with nothing on it, a policy, and the pods that will come.
+type stage struct {
+	machines []gpu.Machine // empty
+	capacity int64         // milli
+	pods     []Pod         // in the order of arrival
+	mix      *gpu.Mix
+	fleet    *gpu.Fleet
+	grouped  *clustering // if that is the policy
+	dice     *random     // if that is the policy
+}
+
+func newStage(t *Trace, opts Options) (*stage, error) {
 	i := slices.IndexFunc(policies, func(p policyInfo) bool { return p.name == opts.Policy })
 	if i < 0 {
 		return nil, fmt.Errorf("there is no policy %q; there are %s", opts.Policy, strings.Join(Policies(), ", "))
 	}
 	pods, nodes, rng := arrivals(t.Nodes, t.Pods, opts.Seed)
-	machines := make([]gpu.Machine, len(nodes))
-	var capacity int64
-	for i, n := range nodes {
-		machines[i] = n.Machine
-		capacity += int64(n.Machine.GPUs) * gpu.Whole
+	s := &stage{pods: pods, mix: gpu.NewMix(gpu.Typical(MixOf(t.Pods), typicalPercent))}
+	for _, n := range nodes {
+		s.machines = append(s.machines, n.Machine)
+		s.capacity += int64(n.Machine.GPUs) * gpu.Whole
 	}
-	shares := MixOf(t.Pods)
-	mix := gpu.NewMix(gpu.Typical(shares, typicalPercent))
 	var scorer gpu.Scorer
-	var dice *random
 	if make := policies[i].scorer; make != nil {
-		scorer = make(t, mix, machines)
+		scorer = make(t, s.mix, s.machines)
 	} else {
-		dice = &random{rng: rng}
+		s.dice = &random{rng: rng}
 	}
-	grouped, _ := scorer.(*clustering)
-	fleet := gpu.NewFleet(machines, scorer)
+	s.grouped, _ = scorer.(*clustering)
+	s.fleet = gpu.NewFleet(s.machines, scorer)
+	return s, nil
+}
+
+func (s *stage) pick(d gpu.Demand) (gpu.Spot, bool) {
+	if s.dice != nil {
+		return s.dice.pick(s.fleet, d)
+	}
+	return s.fleet.Pick(d)
+}
+
+// Run plays a trace.
+func Run(ctx context.Context, t *Trace, opts Options) (*Result, error) {
+	stage, err := newStage(t, opts)
+	if err != nil {
+		return nil, err
+	}
+	pods, machines, capacity, mix, fleet := stage.pods, stage.machines, stage.capacity, stage.mix, stage.fleet
 
 	var fragments int64 // in milli × the mix's total
 	for i := range machines {
@@ -84,14 +107,8 @@ func Run(ctx context.Context, t *Trace, opts Options) (*Result, error) {
 			return nil, ctx.Err()
 		}
 		arrived += p.Demand.GPU()
-		var spot gpu.Spot
-		var ok bool
 		began := time.Now()
-		if dice != nil {
-			spot, ok = dice.pick(fleet, p.Demand)
-		} else {
-			spot, ok = fleet.Pick(p.Demand)
-		}
+		spot, ok := stage.pick(p.Demand)
 		took = append(took, time.Since(began))
 		if ok {
 			m := fleet.Machine(spot.Machine)
@@ -104,8 +121,8 @@ func Run(ctx context.Context, t *Trace, opts Options) (*Result, error) {
 			}
 			fragments += mix.Fragment(m)
 			used += p.Demand.GPU()
-			if grouped != nil {
-				grouped.placed(m.ID, &p.Demand)
+			if stage.grouped != nil {
+				stage.grouped.placed(m.ID, &p.Demand)
 			}
 			r.Placed++
 		} else {
