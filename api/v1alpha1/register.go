@@ -19,6 +19,7 @@ func AddToScheme(s *runtime.Scheme) error {
 		&Timetable{}, &TimetableList{},
 		&HolidayCalendar{}, &HolidayCalendarList{},
 		&RepackPlan{}, &RepackPlanList{},
+		&GPUClass{}, &GPUClassList{},
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil
