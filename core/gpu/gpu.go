@@ -317,11 +317,22 @@ func (f *Fleet) Rescore(s Scorer) {
 	f.last = nil
 }
 
-// SetPrices says what a GPU of each model costs, by model and in any unit, for
-// [Fleet.Best] to choose between alternatives. Without prices cost does not count; a
-// model whose price is missing or below 1 costs as little as the cheapest
-// alternative.
+// SetPrices says what a GPU of each model of the fleet costs, by model and in any
+// unit, for [Fleet.Best] to choose between alternatives. A price below 1, or that is
+// missing, is not known.
 func (f *Fleet) SetPrices(perGPU []int64) { f.prices = slices.Clone(perGPU) }
+
+// cost returns what d's GPUs cost on the cheapest model it accepts, 0 if that is not
+// known.
+func (f *Fleet) cost(d *Demand) int64 {
+	var least int64
+	for m, p := range f.prices {
+		if p > 0 && d.Models.Accepts(Model(m)) && (least == 0 || p < least) {
+			least = p
+		}
+	}
+	return min(least, 1<<40) * d.GPU()
+}
 
 // proper returns m as machine i, with nothing in entries that mean nothing.
 func proper(i int, m Machine) Machine {
@@ -420,46 +431,30 @@ type Choice struct {
 // first alternative. Machines for which may is false are left out; nil leaves out
 // none. It changes nothing.
 //
-// The score of an alternative is the scorer's, divided by what its GPUs cost (see
-// [Fleet.SetPrices]) as a multiple of the cheapest alternative's; a score below 0
-// is multiplied by it. So one that costs twice as much must score twice as high.
+// The score of an alternative is the scorer's, divided by what its GPUs cost on the
+// cheapest model it accepts (see [Fleet.SetPrices]) as a multiple of what those of
+// the cheapest alternative cost; a score below 0 is multiplied by it. So one that
+// costs twice as much must score twice as high. What an alternative costs counts as
+// little as the cheapest if it is not known.
 func (f *Fleet) Best(alternatives []Demand, k int, may func(machine int) bool) []Choice {
-	type option struct {
-		*class
-		cost [MaxModels]int64 // 0: not known
-	}
-	options := make([]option, len(alternatives))
-	cheapest := int64(0)
+	classes, costs := make([]*class, len(alternatives)), make([]int64, len(alternatives))
+	var cheapest int64
 	for a, d := range alternatives {
-		options[a].class = f.class(d)
-		if d.Devices == 0 {
-			continue
-		}
-		for m := range Model(min(MaxModels, len(f.prices))) {
-			if p := f.prices[m]; p > 0 && d.Models.Accepts(m) {
-				cost := int64(min(float64(p)*float64(d.GPU()), math.MaxInt64/2))
-				options[a].cost[m] = cost
-				if cheapest == 0 || cost < cheapest {
-					cheapest = cost
-				}
-			}
+		classes[a], costs[a] = f.class(d), f.cost(&d)
+		if costs[a] > 0 && (cheapest == 0 || costs[a] < cheapest) {
+			cheapest = costs[a]
 		}
 	}
 	k = max(0, min(k, len(f.machines)))
 	best := make([]Choice, 0, k)
 	for i := range f.machines {
 		c := Choice{Score: misfit}
-		for a := range options {
-			o := &options[a]
-			s := o.score[i]
-			if s == misfit {
+		for a, of := range classes {
+			if of.score[i] == misfit {
 				continue
 			}
-			if on := o.on[i]; on != 0 {
-				s = perCost(s, o.cost[f.machines[i].Model[on.First()]], cheapest)
-			}
-			if s > c.Score {
-				c = Choice{a, Spot{i, o.on[i]}, s}
+			if s := perCost(of.score[i], costs[a], cheapest); s > c.Score {
+				c = Choice{a, Spot{i, of.on[i]}, s}
 			}
 		}
 		if c.Score == misfit || len(best) == k && (k == 0 || c.Score <= best[k-1].Score) || may != nil && !may(i) {

@@ -13,58 +13,98 @@ type Share struct {
 	Or     []Demand // what does as well, such as another amount on another model
 }
 
-// valid reports whether the share counts: often enough, and every demand valid.
-func (s *Share) valid() bool {
-	if s.Count <= 0 || s.Demand.Validate() != nil {
-		return false
+// demands yields the demand and what does as well.
+func (s *Share) demands(yield func(*Demand) bool) {
+	if !yield(&s.Demand) {
+		return
 	}
 	for i := range s.Or {
-		if s.Or[i].Validate() != nil {
+		if !yield(&s.Or[i]) {
+			return
+		}
+	}
+}
+
+// valid reports whether the share counts: often enough, and every demand valid.
+func (s *Share) valid() bool {
+	for d := range s.demands {
+		if d.Validate() != nil {
 			return false
 		}
 	}
-	return true
+	return s.Count > 0
 }
 
 // A Mix is the demands a fleet serves, by which it judges what is idle. It does
 // not change and is safe for concurrent use.
 type Mix struct {
-	shares []Share
-	total  int64
-	plain  bool               // one demand each, no memory, several devices only whole
-	cpus   []int64            // distinct demands for processor, ascending
-	pieces []int16            // distinct milli of demands for one device, ascending
-	level  [Whole + 1]uint8   // how many pieces are at most this
-	one    [MaxModels][]int64 // [cpu level · (pieces+1) + piece level]: count that fits on one device
-	many   [MaxModels][]int64 // [cpu level · (MaxDevices+1) + whole devices]: count of demands for several
-	step   [101]int64         // least decrease of fragments for each published score
+	total    int64
+	cpus     []int64           // distinct demands for processor, ascending
+	pieces   []int64           // distinct milli of demands for one device, ascending
+	memories []int64           // distinct device memory of those, but 0, ascending
+	level    [Whole + 1]uint16 // how many pieces are at most this
+	kinds    []kind            // of demands for several devices
+	models   [MaxModels]*tables
+	step     [101]int64 // least decrease of fragments for each published score
 }
 
-// NewMix returns the mix of shares whose count is above 0; others are left out,
-// as are demands that are not valid. Memory is not part of the judgement.
+// A kind is what demands for several devices ask of each.
+type kind struct{ milli, memory int64 }
+
+// tables count the demands that may run on a model, by what they find there.
+type tables struct {
+	one  []int64   // [cell]: those for one device that such a device is enough for
+	many [][]int64 // by kind, [cpu level · (MaxDevices+1) + devices that are enough]
+}
+
+// maxCells bounds the cells of all models' tables. A mix that needs more is judged
+// as if some of its demands asked for a little more than they do.
+const maxCells = 1 << 20
+
+// NewMix returns the mix of shares whose count is above 0; others are left out, as
+// are shares with a demand that is not valid. The machine's memory is not part of
+// the judgement. Of alternatives on one model the first counts.
 func NewMix(shares []Share) *Mix {
-	mix := &Mix{plain: true}
+	mix := &Mix{}
+	var used []Share
+	named := Models(0)
 	for _, s := range shares {
-		if s.valid() {
-			mix.plain = mix.plain && len(s.Or) == 0 && s.Demand.DeviceMemory == 0 && (s.Demand.Devices < 2 || s.Demand.Milli == Whole)
-			mix.shares = append(mix.shares, s)
-			mix.total += s.Count
-			mix.cpus = append(mix.cpus, s.Demand.CPU)
-			if s.Demand.Devices == 1 {
-				mix.pieces = append(mix.pieces, int16(s.Demand.Milli))
+		if !s.valid() {
+			continue
+		}
+		used = append(used, s)
+		mix.total += s.Count
+		for d := range s.demands {
+			named |= d.Models
+			mix.cpus = append(mix.cpus, d.CPU)
+			switch {
+			case d.Devices == 1:
+				mix.pieces = append(mix.pieces, d.Milli)
+				if d.DeviceMemory > 0 {
+					mix.memories = append(mix.memories, d.DeviceMemory)
+				}
+			case d.Devices > 1:
+				mix.kinds = append(mix.kinds, kind{d.Milli, d.DeviceMemory})
 			}
 		}
 	}
-	slices.Sort(mix.cpus)
-	mix.cpus = slices.Compact(mix.cpus)
-	slices.Sort(mix.pieces)
-	mix.pieces = slices.Compact(mix.pieces)
-	for v := range mix.level {
-		n, exact := slices.BinarySearch(mix.pieces, int16(v))
-		if exact {
-			n++
+	for _, l := range []*[]int64{&mix.cpus, &mix.pieces, &mix.memories} {
+		slices.Sort(*l)
+		*l = slices.Compact(*l)
+	}
+	slices.SortFunc(mix.kinds, func(a, b kind) int { return cmp.Or(cmp.Compare(a.milli, b.milli), cmp.Compare(a.memory, b.memory)) })
+	mix.kinds = slices.Compact(mix.kinds)
+	for mix.cells()*(named.Len()+1) > maxCells {
+		longest := &mix.cpus
+		for _, l := range []*[]int64{&mix.pieces, &mix.memories} {
+			if len(*l) > len(*longest) {
+				longest = l
+			}
 		}
-		mix.level[v] = uint8(n)
+		*longest = everySecond(*longest)
+	}
+	for v := range mix.level {
+		mix.level[v] = uint16(atMost(mix.pieces, int64(v)))
 	}
 	for i := range mix.step {
 		switch i {
@@ -76,52 +116,91 @@ func NewMix(shares []Share) *Mix {
 			mix.step[i] = int64(math.Ceil(1000 * math.Log(float64(i)/float64(100-i)) * float64(mix.total)))
 		}
 	}
-	used := Models(0)
-	for _, s := range mix.shares {
-		used |= s.Demand.Models
-	}
-	anyOne, anyMany := mix.tables(func(set Models) bool { return set == 0 })
+	others := mix.tables(used, func(set Models) bool { return set == 0 })
 	for m := range Model(MaxModels) {
-		mix.one[m], mix.many[m] = anyOne, anyMany
-		if used != 0 && used.Accepts(m) {
-			mix.one[m], mix.many[m] = mix.tables(func(set Models) bool { return set.Accepts(m) })
+		mix.models[m] = others
+		if named>>m&1 == 1 {
+			mix.models[m] = mix.tables(used, func(set Models) bool { return set.Accepts(m) })
 		}
 	}
 	return mix
 }
 
-func (mix *Mix) tables(accept func(Models) bool) (one, many []int64) {
-	wide := len(mix.pieces) + 1
-	one = make([]int64, (len(mix.cpus)+1)*wide)
-	many = make([]int64, (len(mix.cpus)+1)*(MaxDevices+1))
-	for _, s := range mix.shares {
-		d := &s.Demand
-		if d.Devices == 0 || !accept(d.Models) {
-			continue
-		}
-		from := mix.cpuLevel(d.CPU)
-		for c := from; c <= len(mix.cpus); c++ {
-			if d.Devices == 1 {
-				for p := int(mix.level[d.Milli]); p < wide; p++ {
-					one[c*wide+p] += s.Count
-				}
-			} else {
-				for n := d.Devices; n <= MaxDevices; n++ {
-					many[c*(MaxDevices+1)+n] += s.Count
-				}
-			}
-		}
-	}
-	return one, many
+// cells returns how many cells a model's table for one device has.
+func (mix *Mix) cells() int {
+	return (len(mix.cpus) + 1) * (len(mix.pieces) + 1) * (len(mix.memories) + 1)
 }
 
-// cpuLevel returns how many of the mix's demands for processor are at most cpu.
-func (mix *Mix) cpuLevel(cpu int64) int {
-	n, exact := slices.BinarySearch(mix.cpus, cpu)
+// everySecond leaves out every second value, never the last one.
+func everySecond(values []int64) []int64 {
+	var out []int64
+	for i := (len(values) - 1) % 2; i < len(values); i += 2 {
+		out = append(out, values[i])
+	}
+	return out
+}
+
+// atMost returns how many of the ascending values are at most v.
+func atMost(values []int64, v int64) int {
+	n, exact := slices.BinarySearch(values, v)
 	if exact {
 		n++
 	}
 	return n
+}
+
+// atLeast returns the first level with which v is satisfied: the reverse of atMost.
+func atLeast(values []int64, v int64) int {
+	n, _ := slices.BinarySearch(values, v)
+	return n + 1
+}
+
+func (mix *Mix) tables(shares []Share, accept func(Models) bool) *tables {
+	t := &tables{one: make([]int64, mix.cells()), many: make([][]int64, len(mix.kinds))}
+	for k := range t.many {
+		t.many[k] = make([]int64, (len(mix.cpus)+1)*(MaxDevices+1))
+	}
+	for _, s := range shares {
+		for d := range s.demands {
+			if !accept(d.Models) {
+				continue
+			}
+			c := atLeast(mix.cpus, d.CPU)
+			switch {
+			case d.Devices == 1:
+				h := 0
+				if d.DeviceMemory > 0 {
+					h = atLeast(mix.memories, d.DeviceMemory)
+				}
+				t.one[mix.cell(c, atLeast(mix.pieces, d.Milli), h)] += s.Count
+			case d.Devices > 1:
+				t.many[slices.Index(mix.kinds, kind{d.Milli, d.DeviceMemory})][c*(MaxDevices+1)+d.Devices] += s.Count
+			}
+			break
+		}
+	}
+	// What is enough for one is enough for all who ask for less.
+	sum := func(table []int64, stride, n int) {
+		for i := range table {
+			if i/stride%n > 0 {
+				table[i] += table[i-stride]
+			}
+		}
+	}
+	h, w, n := len(mix.memories)+1, len(mix.pieces)+1, len(mix.cpus)+1
+	sum(t.one, 1, h)
+	sum(t.one, h, w)
+	sum(t.one, h*w, n)
+	for _, many := range t.many {
+		sum(many, 1, MaxDevices+1)
+		sum(many, MaxDevices+1, n)
+	}
+	return t
+}
+
+// cell returns the index into tables.one of three levels.
+func (mix *Mix) cell(cpu, piece, memory int) int {
+	return (cpu*(len(mix.pieces)+1)+piece)*(len(mix.memories)+1) + memory
 }
 
 // Total returns the sum of counts: the unit of [Mix.Fragment].
@@ -130,50 +209,85 @@ func (mix *Mix) Total() int64 { return mix.total }
 // Fragment returns the idle milli on m that the mix cannot use, summed over the
 // mix: divided by [Mix.Total] it is milli.
 func (mix *Mix) Fragment(m *Machine) int64 {
-	if !mix.plain || m.Sick != 0 || m.GPUs > 0 && m.alike(1<<m.GPUs-1) != 1<<m.GPUs-1 {
-		return mix.slowFragment(m)
+	cpu := atMost(mix.cpus, m.CPU)
+	sum := -mix.several(m, cpu)
+	for i := range m.GPUs {
+		sum += mix.single(m, i, cpu)
 	}
-	wide := len(mix.pieces) + 1
-	c := mix.cpuLevel(m.CPU)
-	one := mix.one[m.Model[0]][c*wide : (c+1)*wide]
-	var idle, usable int64
-	whole := 0
-	for _, v := range m.Idle[:m.GPUs] {
-		idle += max(0, int64(v))
-		usable += int64(v) * one[mix.level[max(0, v)]]
-		if v == Whole {
-			whole++
-		}
-	}
-	usable += int64(whole) * Whole * mix.many[m.Model[0]][c*(MaxDevices+1)+whole]
-	return mix.total*idle - usable
+	return sum
 }
 
-func (mix *Mix) slowFragment(m *Machine) int64 {
-	fragment := mix.total * m.IdleMilli()
-	for i := range mix.shares {
-		var used Devices
-		for a := range 1 + len(mix.shares[i].Or) {
-			d := &mix.shares[i].Demand
-			if a > 0 {
-				d = &mix.shares[i].Or[a-1]
-			}
-			if d.Devices == 0 || d.CPU > m.CPU {
-				continue
-			}
-			for set := m.Usable(d); set.Len() >= d.Devices; {
-				same := m.alike(set)
-				set &^= same
-				if same.Len() >= d.Devices {
-					used |= same
+// single returns what one device adds to the fragments, demands for several devices
+// taken to have no use for it.
+func (mix *Mix) single(m *Machine, device, cpu int) int64 {
+	v := m.Idle[device]
+	if v <= 0 || m.Sick>>device&1 == 1 {
+		return 0
+	}
+	memory := 0
+	if len(mix.memories) > 0 {
+		memory = atMost(mix.memories, int64(m.IdleMemory[device]))
+	}
+	return int64(v) * (mix.total - mix.models[m.Model[device]].one[mix.cell(cpu, int(mix.level[v]), memory)])
+}
+
+// several returns the use that demands for several devices have for m.
+func (mix *Mix) several(m *Machine, cpu int) int64 {
+	if len(mix.kinds) == 0 || m.GPUs < 2 {
+		return 0
+	}
+	var use int64
+	for healthy := (Devices(1)<<m.GPUs - 1) &^ m.Sick; healthy != 0; {
+		same := m.alike(healthy)
+		healthy &^= same
+		many := mix.models[m.Model[same.First()]].many
+		for k, ask := range mix.kinds {
+			n, idle := 0, int64(0)
+			for rest := same; rest != 0; rest &= rest - 1 {
+				if i := rest.First(); int64(m.Idle[i]) >= ask.milli && int64(m.IdleMemory[i]) >= ask.memory {
+					n++
+					idle += int64(m.Idle[i])
 				}
 			}
-		}
-		for ; used != 0; used &= used - 1 {
-			fragment -= mix.shares[i].Count * int64(m.Idle[used.First()])
+			use += idle * many[k][cpu*(MaxDevices+1)+n]
 		}
 	}
-	return fragment
+	return use
+}
+
+// each calls try with every way to place d on m that is worth a look: with m as it
+// is then, which try must not keep or change, the devices taken, and how much the
+// fragments decrease.
+func (mix *Mix) each(m *Machine, d *Demand, try func(after *Machine, on Devices, decrease int64)) {
+	before := mix.Fragment(m)
+	after := *m
+	after.take(d, 0)
+	cpu := atMost(mix.cpus, after.CPU)
+	var parts [MaxDevices]int64
+	var sum int64
+	for i := range m.GPUs {
+		parts[i] = mix.single(&after, i, cpu)
+		sum += parts[i]
+	}
+	if d.Devices == 0 {
+		try(&after, 0, before-sum+mix.several(&after, cpu))
+		return
+	}
+	var choices [MaxDevices]Devices
+	for _, on := range m.choices(d, &choices) {
+		now := sum
+		for rest := on; rest != 0; rest &= rest - 1 {
+			i := rest.First()
+			after.Idle[i] -= int16(d.Milli)
+			after.IdleMemory[i] -= int32(d.DeviceMemory)
+			now += mix.single(&after, i, cpu) - parts[i]
+		}
+		try(&after, on, before-now+mix.several(&after, cpu))
+		for rest := on; rest != 0; rest &= rest - 1 {
+			i := rest.First()
+			after.Idle[i], after.IdleMemory[i] = m.Idle[i], m.IdleMemory[i]
+		}
+	}
 }
 
 // published returns the score, 0 to 100, that the published FGD gives to a
@@ -242,21 +356,11 @@ type Fragmentation struct{ Mix *Mix }
 
 // Score implements [Scorer].
 func (f Fragmentation) Score(m *Machine, d *Demand) (int64, Devices) {
-	before := f.Mix.Fragment(m)
 	best, where := int64(-1), Devices(0)
-	try := func(on Devices) {
-		after := *m
-		after.take(d, on)
-		if s := f.Mix.published(before - f.Mix.Fragment(&after)); s > best {
+	f.Mix.each(m, d, func(_ *Machine, on Devices, decrease int64) {
+		if s := f.Mix.published(decrease); s > best {
 			best, where = s, on
 		}
-	}
-	if d.Devices == 0 {
-		try(0)
-	}
-	var choices [MaxDevices]Devices
-	for _, on := range m.choices(d, &choices) {
-		try(on)
-	}
+	})
 	return best, where
 }

@@ -131,22 +131,12 @@ func (n *Neap) plan(p *packing, at prices) {
 
 // Score implements [Scorer].
 func (n *Neap) Score(m *Machine, d *Demand) (int64, Devices) {
-	before := n.mix.Fragment(m)
 	best, where := int64(misfit), Devices(0)
-	try := func(on Devices) {
-		after := *m
-		after.take(d, on)
-		if s := n.score(m, &after, d, before); s > best {
+	n.mix.each(m, d, func(after *Machine, on Devices, decrease int64) {
+		if s := n.score(m, after, d, decrease); s > best {
 			best, where = s, on
 		}
-	}
-	if d.Devices == 0 {
-		try(0)
-	}
-	var choices [MaxDevices]Devices
-	for _, on := range m.choices(d, &choices) {
-		try(on)
-	}
+	})
 	return best, where
 }
 
@@ -154,8 +144,8 @@ func (n *Neap) Score(m *Machine, d *Demand) (int64, Devices) {
 const tieBase = 1_000_000_000
 
 // score weighs m becoming after.
-func (n *Neap) score(m, after *Machine, d *Demand, before int64) int64 {
-	points := 1000 * n.mix.published(before-n.mix.Fragment(after))
+func (n *Neap) score(m, after *Machine, d *Demand, decrease int64) int64 {
+	points := 1000 * n.mix.published(decrease)
 	if n.without&Regret == 0 {
 		points -= perRegret * n.regret(m, after, d) / 1000
 	}
