@@ -50,6 +50,7 @@ import (
 	"github.com/neap-dev/neap/core/resource"
 	"github.com/neap-dev/neap/core/workload"
 	"github.com/neap-dev/neap/kube/convert"
+	"github.com/neap-dev/neap/kube/scheduler/binding"
 )
 
 // Name is what a scheduler configuration calls the plugin.
@@ -273,7 +274,6 @@ type choice struct {
 	pools []string // that may take it, by the plan
 	tried string   // the only one of them that is tried in this cycle; "" if all are
 	rank  map[string]int
-	cost  string // the deletion cost on the node that was reserved; "" writes none
 }
 
 // Clone implements [fwk.StateData].
@@ -545,8 +545,12 @@ func (f *ElasticFit) PostFilter(ctx context.Context, state fwk.CycleState, pod *
 	return nil, fwk.NewStatus(fwk.Unschedulable)
 }
 
-// Reserve implements [fwk.ReservePlugin]: from now on the pod counts.
+// Reserve implements [fwk.ReservePlugin]: from now on the pod counts, and it is known
+// what its binding says.
 func (f *ElasticFit) Reserve(_ context.Context, state fwk.CycleState, pod *v1.Pod, node string) *fwk.Status {
+	if slices.Contains(pod.Spec.ReadinessGates, v1.PodReadinessGate{ConditionType: v1alpha1.ReadinessServing}) {
+		binding.Before(state, func(ctx context.Context) error { return f.open(ctx, pod) })
+	}
 	by, ok := f.owner(pod)
 	if !ok {
 		return nil
@@ -568,7 +572,7 @@ func (f *ElasticFit) Reserve(_ context.Context, state fwk.CycleState, pod *v1.Po
 		}
 	}
 	cost := elastic.DeletionCost(c.rank[f.declared.pool(info.Node()).Name], len(c.rank), min(fullness, 1))
-	c.cost = strconv.Itoa(int(cost))
+	binding.Annotate(state, v1.PodDeletionCost, strconv.Itoa(int(cost)))
 	return nil
 }
 
@@ -582,36 +586,17 @@ func (f *ElasticFit) Unreserve(_ context.Context, _ fwk.CycleState, pod *v1.Pod,
 // opened is the readiness gate of a pod that has not been cut off.
 const opened = `{"status":{"conditions":[{"type":"` + v1alpha1.ReadinessServing + `","status":"True","reason":"Serves"}]}}`
 
-// Bind implements [fwk.BindPlugin]. The API server copies the annotations of a
-// binding to the pod, so the deletion cost needs no write of its own. A gate by
-// which the pod may be cut off later is opened here: no pod waits for the
-// controller to become ready.
+// open opens the gate by which a pod may be cut off later, before it is bound: no
+// pod waits for the controller to become ready.
+func (f *ElasticFit) open(ctx context.Context, pod *v1.Pod) error {
+	_, err := f.handle.ClientSet().CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, []byte(opened), metav1.PatchOptions{}, "status")
+	return err
+}
+
+// Bind implements [fwk.BindPlugin]. The deletion cost is part of the binding, so
+// that it needs no write of its own.
 func (f *ElasticFit) Bind(ctx context.Context, state fwk.CycleState, pod *v1.Pod, node string) *fwk.Status {
-	if slices.Contains(pod.Spec.ReadinessGates, v1.PodReadinessGate{ConditionType: v1alpha1.ReadinessServing}) {
-		_, err := f.handle.ClientSet().CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, []byte(opened), metav1.PatchOptions{}, "status")
-		if err != nil {
-			return fwk.AsStatus(err)
-		}
-	}
-	c := chosen(state)
-	if c == nil || c.cost == "" {
-		return fwk.NewStatus(fwk.Skip)
-	}
-	binding := &v1.Binding{
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID,
-			Annotations: map[string]string{v1.PodDeletionCost: c.cost},
-		},
-		Target: v1.ObjectReference{Kind: "Node", Name: node},
-	}
-	if api := f.handle.APICacher(); api != nil {
-		done, err := api.BindPod(binding)
-		if err == nil {
-			err = api.WaitOnFinish(ctx, done)
-		}
-		return fwk.AsStatus(err)
-	}
-	return fwk.AsStatus(f.handle.ClientSet().CoreV1().Pods(pod.Namespace).Bind(ctx, binding, metav1.CreateOptions{}))
+	return binding.Bind(ctx, f.handle, state, pod, node)
 }
 
 // EventsToRegister implements [fwk.EnqueueExtensions]. That a policy changed or a
