@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strconv"
 
+	v1 "k8s.io/api/core/v1"
 	resourceapi "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -103,4 +104,28 @@ func (b *Book) claimant(e *entry) (Pod, bool) {
 		p.Demands, p.Now = []gpu.Demand{d}, 0
 	}
 	return p, true
+}
+
+// ClaimDemands returns what a pod asks for by a claim as [convert.GPUClaimDemands]
+// does, with Memory in MiB, as the fleet has it.
+func (b *Book) ClaimDemands(pod *v1.Pod, asks []convert.GPUClaimAsk, kinds []gpu.Models) ([]gpu.Demand, error) {
+	out, err := convert.GPUClaimDemands(pod, asks, kinds, b.models)
+	for i := range out {
+		out[i].Memory = mebi(out[i].Memory)
+	}
+	return out, err
+}
+
+// DeviceNames returns how Neap's DRA driver calls the GPUs of a spot.
+func (b *Book) DeviceNames(s gpu.Spot) []string {
+	if b.Node(s.Machine) == "" {
+		return nil
+	}
+	var out []string
+	for i, d := range b.index[s.Machine].devices {
+		if s.Devices>>i&1 == 1 {
+			out = append(out, convert.GPUDeviceName(int(d.Index)))
+		}
+	}
+	return out
 }
