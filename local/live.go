@@ -15,6 +15,7 @@ import (
 	"github.com/neap-dev/neap/core/bill"
 	"github.com/neap-dev/neap/core/resource"
 	"github.com/neap-dev/neap/core/workload"
+	"github.com/neap-dev/neap/kube/controller/gpustatus"
 	"github.com/neap-dev/neap/kube/convert"
 	"github.com/neap-dev/neap/local/clock"
 	"github.com/neap-dev/neap/local/fleet"
@@ -37,6 +38,7 @@ type live struct {
 	fleet       *fleet.Fleet
 	factory     informers.SharedInformerFactory
 	provisional func(context.Context) (bill.Facts, error)
+	gpus        func() *gpustatus.View
 }
 
 func (l *live) set(change func(*live)) {

@@ -39,6 +39,8 @@ type Live interface {
 	// Provisional returns the facts of the hour that is not closed yet, as if it
 	// ended now. It may be empty just after a full hour.
 	Provisional(ctx context.Context) (bill.Facts, error)
+	// GPUs returns what runs on the cluster's GPUs; without any it is empty.
+	GPUs(ctx context.Context) (GPUs, error)
 }
 
 // A Status says where a live cluster's day stands.

@@ -116,6 +116,7 @@ func New(opts Options) *Server {
 		"idle":      s.idle,
 		"decisions": s.decisions,
 
+		"gpus":        s.gpus,
 		"elastic":     s.elastic,
 		"elastic/day": s.elasticDay,
 	} {

@@ -43,6 +43,7 @@ var Permissions = []Permission{
 	{Group: "neap.dev", Resource: "timetables", Verbs: read},
 	{Group: "neap.dev", Resource: "timetables/status", Verbs: []string{"patch"}},
 	{Group: "neap.dev", Resource: "holidaycalendars", Verbs: read},
+	{Group: "neap.dev", Resource: "repackplans", Verbs: read},
 	{Group: "autoscaling", Resource: "horizontalpodautoscalers", Verbs: read},
 	{Group: "apps", Resource: "deployments/scale", Verbs: []string{"get", "update"}, Optional: "no ElasticPolicy can scale a Deployment"},
 	{Group: "apps", Resource: "statefulsets/scale", Verbs: []string{"get", "update"}, Optional: "no ElasticPolicy can scale a StatefulSet"},

@@ -42,6 +42,7 @@ import (
 	"github.com/neap-dev/neap/core/resource"
 	"github.com/neap-dev/neap/core/workload"
 	"github.com/neap-dev/neap/kube/controller/biller"
+	"github.com/neap-dev/neap/kube/controller/gpustatus"
 	"github.com/neap-dev/neap/kube/controller/headroom"
 	"github.com/neap-dev/neap/kube/controller/leaver"
 	"github.com/neap-dev/neap/kube/controller/modulestatus"
@@ -72,6 +73,9 @@ type Options struct {
 	// Decided is called after each minute's decisions on replicas; nil is not
 	// called. WriteMetrics of Controller.Scaler then has them.
 	Decided func(at time.Time)
+	// Surveyed is called after each survey of the GPUs; nil is not called.
+	// WriteMetrics of Controller.GPUs then has it.
+	Surveyed func(at time.Time)
 	// Currency and Grace are those of biller.Options.
 	Currency string
 	Grace    time.Duration
@@ -94,6 +98,8 @@ type Controller struct {
 	Biller *biller.Biller
 	// Scaler decides how many replicas workloads have; nil before Run.
 	Scaler *scaler.Scaler
+	// GPUs knows what runs on the GPUs and how good that is; nil before Run.
+	GPUs *gpustatus.Status
 
 	o      Options
 	log    *slog.Logger
@@ -177,6 +183,9 @@ func (c *Controller) Run(ctx context.Context) error {
 	if err := c.releasing(cfg, mgr); err != nil {
 		return fmt.Errorf("controller: %w", err)
 	}
+	if err := c.surveying(mgr); err != nil {
+		return fmt.Errorf("controller: %w", err)
+	}
 	room := headroom.New(headroom.Options{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Log: c.o.Log})
 	if err := room.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("controller: %w", err)
@@ -250,6 +259,31 @@ func (c *Controller) scaling(cfg *rest.Config, mgr ctrl.Manager) error {
 			return nil
 		}
 		return c.Scaler.Run(ctx)
+	}))
+}
+
+// surveying sets up the survey of the GPUs.
+func (c *Controller) surveying(mgr ctrl.Manager) (err error) {
+	c.GPUs, err = gpustatus.New(gpustatus.Options{
+		Client: mgr.GetClient(), Now: c.o.Clock.Now, Done: c.o.Surveyed, Log: c.o.Log,
+		Prices: func() *machine.PriceBook {
+			book, _ := c.Biller.Book() // what has no price is told in the pools' own statuses
+			return book
+		},
+	})
+	if err != nil {
+		return err
+	}
+	return mgr.Add(leaderRunnable(func(ctx context.Context) error {
+		if ctrlmetrics.Registry.Register(c.GPUs) == nil { // of several in one process (tests) the first is shown
+			defer ctrlmetrics.Registry.Unregister(c.GPUs)
+		}
+		select {
+		case <-c.synced:
+		case <-ctx.Done():
+			return nil
+		}
+		return c.GPUs.Run(ctx)
 	}))
 }
 

@@ -72,6 +72,14 @@ func TestRequest(t *testing.T) {
 			`{spec: {resources: {requests: {cpu: 3}}, containers: [{name: a, resources: {requests: {cpu: 500m, memory: 1Gi}}}]}}`,
 			resource.Vector{3000, resource.GiB, 0},
 		},
+		"a piece of a GPU is thousandths of one": {
+			`{spec: {containers: [{name: a, resources: {requests: {neap.dev/gpu-milli: 300}}}, {name: b, resources: {requests: {neap.dev/gpu-milli: 150}}}]}}`,
+			resource.Vector{0, 0, 450},
+		},
+		"a pod holds of GPUs what it was given": {
+			`{metadata: {annotations: {neap.dev/gpu-allocation: '{"node":"n","devices":[{"uuid":"a","milli":650,"memoryMiB":8192}]}'}}, spec: {containers: [{name: a, resources: {requests: {neap.dev/gpu-milli: 300}}}]}}`,
+			resource.Vector{0, 0, 650},
+		},
 		"nothing asked for is nothing": {`{spec: {containers: [{name: a}]}}`, resource.Vector{}},
 		"more than any machine has is bounded": {
 			`{spec: {containers: [{name: a, resources: {requests: {cpu: "9E", memory: "9E"}}}]}}`,

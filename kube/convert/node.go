@@ -72,7 +72,11 @@ func Virtual(node *corev1.Node, pools *Pools) bool {
 
 // TrimNode drops what this package does not read, in place.
 func TrimNode(node *corev1.Node) {
-	node.ManagedFields, node.Annotations = nil, nil
+	node.ManagedFields = nil
+	devices, ok := node.Annotations[v1alpha1.AnnotationGPUDevices]
+	if node.Annotations = nil; ok {
+		node.Annotations = map[string]string{v1alpha1.AnnotationGPUDevices: devices}
+	}
 	node.Status = corev1.NodeStatus{
 		Capacity: node.Status.Capacity, Allocatable: node.Status.Allocatable,
 	}

@@ -19,12 +19,21 @@ import (
 // Request returns what the scheduler holds for a pod: its containers and
 // sidecars together or its largest init container, whichever is more, plus the
 // runtime's overhead; while a container is being resized in place, the larger of
-// the old and the new.
+// the old and the new. Of GPUs it is what the pod was given, once it was: that may
+// be more than the least it asked for.
 func Request(pod *corev1.Pod) resource.Vector {
-	return Vector(helper.PodRequests(pod, helper.PodResourcesOptions{
+	v := Vector(helper.PodRequests(pod, helper.PodResourcesOptions{
 		UseStatusResources: true,
 		InPlacePodLevelResourcesVerticalScalingEnabled: true,
 	}))
+	if given, err := GPUAllocation(pod); err == nil && given != nil {
+		var milli int64
+		for _, d := range given.Devices {
+			milli += d.Milli
+		}
+		v[resource.GPU] = max(v[resource.GPU], milli)
+	}
+	return v
 }
 
 // Pod returns the billed pod that pod is, belonging to module key, on node. Its
@@ -274,7 +283,9 @@ func TrimPod(pod *corev1.Pod) {
 	for k := range pod.Annotations {
 		switch k {
 		case "karpenter.sh/do-not-disrupt", "cluster-autoscaler.kubernetes.io/safe-to-evict", v1alpha1.AnnotationSimulatedLife,
-			corev1.PodDeletionCost:
+			corev1.PodDeletionCost,
+			v1alpha1.AnnotationGPUAllocation, v1alpha1.AnnotationGPUModels, v1alpha1.AnnotationGPUCount, v1alpha1.AnnotationGPUClass,
+			v1alpha1.AnnotationGPUSpot:
 		default:
 			delete(pod.Annotations, k)
 		}
@@ -301,7 +312,9 @@ func TrimPod(pod *corev1.Pod) {
 	for _, c := range st.Conditions {
 		switch c.Type {
 		case corev1.PodScheduled, corev1.PodReady, corev1.PodResizePending, corev1.DisruptionTarget, v1alpha1.ReadinessServing:
-			c.Message = ""
+			if c.Type != corev1.PodScheduled || c.Status != corev1.ConditionFalse {
+				c.Message = ""
+			}
 			pod.Status.Conditions = append(pod.Status.Conditions, c)
 		}
 	}

@@ -16,11 +16,14 @@ import (
 // that products with seconds and prices stay exact in core.
 const most = int64(1) << 50
 
-// Vector reads CPU, memory and GPUs from a resource list; everything else in it
-// is not bought and left out.
+// Vector reads CPU, memory and GPUs, whole or in thousandths, from a resource
+// list; everything else in it is not bought and left out. Where a machine's GPUs
+// are told both ways they are the same GPUs.
 func Vector(l corev1.ResourceList) resource.Vector {
-	cpu, memory, gpu := l[corev1.ResourceCPU], l[corev1.ResourceMemory], l[v1alpha1.ResourceGPU]
-	return vector(&cpu, &memory, &gpu)
+	cpu, memory, gpu, pieces := l[corev1.ResourceCPU], l[corev1.ResourceMemory], l[v1alpha1.ResourceGPU], l[v1alpha1.ResourceGPUMilli]
+	v := vector(&cpu, &memory, &gpu)
+	v[resource.GPU] = max(v[resource.GPU], whole(&pieces))
+	return v
 }
 
 // amounts reads declared amounts; what is absent is zero.

@@ -226,6 +226,92 @@ export interface ElasticDayAnswer extends Span {
   notes: string[];
 }
 
+export interface GPUPod {
+  namespace: string;
+  name: string;
+  gpus: number;
+  milli: number; // of each
+  memoryMiB: number; // of each
+  reason?: string;
+}
+
+export interface GPUDevice {
+  uuid: string;
+  model: string;
+  memoryMiB: number;
+  healthy: boolean;
+  reason?: string;
+  idleMilli: number;
+  idleMiB: number;
+  pods: number[]; // of the host's, by index
+}
+
+export interface GPUHost {
+  name: string;
+  pool?: string;
+  priceNano: number;
+  cpuLeftMilli: number;
+  devices: GPUDevice[];
+  pods: GPUPod[];
+}
+
+export interface GPUModel {
+  model: string;
+  gpus: number;
+  sick: number;
+  allocatedMilli: number;
+  idleMilli: number;
+  fragmentMilli: number;
+}
+
+export interface GPUMove {
+  pod: string; // namespace/name
+  from: string;
+  fromDevices: string[];
+  to: string;
+  toDevices: string[];
+  milli: number;
+  memoryMiB: number;
+  seconds: number;
+  state: string;
+  message?: string;
+}
+
+export interface GPUPlan {
+  name: string;
+  goal: string;
+  mode: string;
+  phase: string;
+  reason?: string;
+  moves: GPUMove[];
+  peakGPUs: string;
+  peakMachines: number;
+  freed: string[];
+  freedNano: number;
+  lostSeconds: number;
+}
+
+export interface GPUsAnswer {
+  at: string;
+  hosts: GPUHost[];
+  models: GPUModel[];
+  waiting: GPUPod[];
+  capacityMilli: number;
+  allocatedMilli: number;
+  waitingMilli: number;
+  boundMilli: number;
+  gapMilli: number;
+  used: number;
+  empty: number;
+  usedNano: number;
+  leastNano: number;
+  gapNano: number;
+  unpriced: number;
+  currency: string;
+  plans: GPUPlan[];
+  notes: string[];
+}
+
 // ask fetches one answer. An Error's message is the server's sentence.
 export async function ask<T>(route: string, query: Record<string, string | undefined>, signal?: AbortSignal): Promise<T> {
   const q = new URLSearchParams();

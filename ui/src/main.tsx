@@ -16,6 +16,7 @@ const pages: Record<string, Page | (() => Promise<{ default: Page }>)> = {
   day: () => import("./pages/day"),
   elastic: () => import("./pages/elastic"),
   machines: () => import("./pages/machines"),
+  gpus: () => import("./pages/gpus"),
   idle: () => import("./pages/idle"),
   decisions: () => import("./pages/decisions"),
 };

@@ -1,0 +1,70 @@
+package local
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/neap-dev/neap/api/v1alpha1"
+	"github.com/neap-dev/neap/core/money"
+	"github.com/neap-dev/neap/server"
+)
+
+// surveyed is told that the GPUs were surveyed at a moment of the day.
+func (u *up) surveyed(at time.Time) {
+	status := u.control.GPUs
+	u.live.set(func(l *live) { l.gpus = status.View })
+	if u.metrics == nil {
+		return
+	}
+	var text bytes.Buffer
+	err := status.WriteMetrics(&text)
+	if err == nil {
+		err = u.metrics.AppendText(context.Background(), at, &text, map[string]string{"job": "neap-controller"})
+	}
+	if err != nil {
+		u.out.problem(fmt.Errorf("keep the survey of the GPUs at %s: %w", u.stamp(at), err))
+	}
+}
+
+// GPUs implements [server.Live].
+func (l *live) GPUs(context.Context) (server.GPUs, error) {
+	l.mu.Lock()
+	view := l.gpus
+	l.mu.Unlock()
+	if view == nil {
+		return server.GPUs{}, nil
+	}
+	v := view()
+	out := server.GPUs{Survey: v.Survey, Currency: v.Currency}
+	for i := range v.Plans {
+		out.Plans = append(out.Plans, shownPlan(&v.Plans[i]))
+	}
+	return out, nil
+}
+
+func shownPlan(p *v1alpha1.RepackPlan) server.GPUPlan {
+	s := &p.Status
+	out := server.GPUPlan{
+		Name: p.Name, Goal: string(p.Spec.Goal), Mode: string(p.Spec.Mode), Phase: string(s.Phase), Reason: s.Reason,
+		Moves: []server.GPUMove{}, Freed: []string{}, PeakGPUs: "0", LostSeconds: float64(s.LostServingSeconds),
+	}
+	if s.Freed != nil {
+		out.Freed = append(out.Freed, s.Freed.Names...)
+		out.FreedNano, _ = money.Parse(string(s.Freed.PerHour)) // 0 where a price is not known
+	}
+	if s.Before != nil && s.Peak != nil {
+		out.PeakGPUs = strconv.Itoa(int(max(0, s.Peak.GPUs-s.Before.GPUs)))
+		out.PeakMachines = int(max(0, s.Peak.Machines-s.Before.Machines))
+	}
+	for i := range s.Moves {
+		m := &s.Moves[i]
+		out.Moves = append(out.Moves, server.GPUMove{
+			Pod: m.Pod, From: m.From.Machine, FromDevices: m.From.Devices, To: m.To.Machine, ToDevices: m.To.Devices,
+			Milli: m.Milli, MemoryMiB: m.MemoryMiB, Seconds: float64(m.LoadSeconds), State: string(m.State), Message: m.Message,
+		})
+	}
+	return out
+}
