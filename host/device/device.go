@@ -39,7 +39,7 @@ type Process struct {
 }
 
 // A Finder looks at this machine. Its methods may be called from several
-// goroutines, and return before ctx's deadline even if the driver hangs.
+// goroutines, and return soon after ctx ends even if the driver hangs.
 type Finder interface {
 	// Find returns every GPU of the machine, sick ones included. A machine without
 	// GPUs has an empty inventory and no error; without a driver the error is
