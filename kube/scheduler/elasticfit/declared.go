@@ -3,19 +3,11 @@ package elasticfit
 import (
 	"cmp"
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	v1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
@@ -23,13 +15,7 @@ import (
 	"github.com/neap-dev/neap/api/v1alpha1"
 	"github.com/neap-dev/neap/core/workload"
 	"github.com/neap-dev/neap/kube/convert"
-)
-
-const (
-	// patience is how long the scheduler waits at its start for what is declared.
-	patience = 30 * time.Second
-	// pollEvery is how often it looks whether Neap's kinds have come.
-	pollEvery = time.Second
+	"github.com/neap-dev/neap/kube/scheduler/kinds"
 )
 
 // byTarget indexes ElasticPolicies by the workload that they name.
@@ -53,14 +39,11 @@ type place struct {
 }
 
 func newDeclared(client cache.Getter) *declared {
-	informer := func(resource string, of runtime.Object, index cache.Indexers) cache.SharedIndexInformer {
-		return cache.NewSharedIndexInformer(cache.NewFilteredListWatchFromClient(client, resource, metav1.NamespaceAll, func(*metav1.ListOptions) {}), of, 0, index)
-	}
 	d := &declared{
-		policies: informer("elasticpolicies", &v1alpha1.ElasticPolicy{}, cache.Indexers{byTarget: func(obj any) ([]string, error) {
+		policies: kinds.Informer(client, "elasticpolicies", &v1alpha1.ElasticPolicy{}, cache.Indexers{byTarget: func(obj any) ([]string, error) {
 			return []string{convert.ElasticTarget(obj.(*v1alpha1.ElasticPolicy)).String()}, nil
 		}}),
-		pools:    informer("resourcepools", &v1alpha1.ResourcePool{}, cache.Indexers{}),
+		pools:    kinds.Informer(client, "resourcepools", &v1alpha1.ResourcePool{}, cache.Indexers{}),
 		places:   map[string]place{},
 		repooled: func() {},
 	}
@@ -79,81 +62,11 @@ func newDeclared(client cache.Getter) *declared {
 	return d
 }
 
-// connect returns a client of Neap's group. The scheduler's own configuration
-// speaks Protobuf, which declared kinds do not.
-func connect(kubeConfig *rest.Config) (*rest.RESTClient, error) {
-	scheme := runtime.NewScheme()
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
-		return nil, err
-	}
-	cfg := rest.CopyConfig(kubeConfig)
-	gv := v1alpha1.GroupVersion
-	cfg.APIPath = "/apis"
-	cfg.ContentConfig = rest.ContentConfig{GroupVersion: &gv, NegotiatedSerializer: serializer.NewCodecFactory(scheme).WithoutConversion()}
-	return rest.RESTClientFor(cfg)
-}
-
-// served reports whether the API server knows Neap's kinds.
-func served(ctx context.Context, client *rest.RESTClient) (bool, error) {
-	var list metav1.APIResourceList
-	raw, err := client.Get().AbsPath("/apis", v1alpha1.GroupVersion.Group, v1alpha1.GroupVersion.Version).Do(ctx).Raw()
-	if apierrors.IsNotFound(err) {
-		return false, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(raw, &list)
-	}
-	if err != nil {
-		return false, fmt.Errorf("ask for Neap's kinds: %w", err)
-	}
-	has := func(name string) bool {
-		return slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == name })
-	}
-	return has("elasticpolicies") && has("resourcepools"), nil
-}
-
 // start follows the cluster until ctx ends. Where it knows Neap's kinds, start
 // returns when everything declared is known, so that no pod is placed without
 // its policy; where it does not, they are followed once they come.
 func (d *declared) start(ctx context.Context, client *rest.RESTClient) error {
-	deadline := time.Now().Add(patience)
-	there, err := served(ctx, client)
-	for err != nil && time.Now().Before(deadline) && ctx.Err() == nil {
-		time.Sleep(pollEvery)
-		there, err = served(ctx, client)
-	}
-	if err != nil {
-		return err
-	}
-	if !there {
-		go func() {
-			for !there {
-				select {
-				case <-ctx.Done():
-					return
-				case <-time.After(pollEvery):
-				}
-				if there, err = served(ctx, client); err != nil {
-					klog.FromContext(ctx).V(2).Info("Neap's kinds cannot be asked for yet", "err", err)
-				}
-			}
-			d.run(ctx)
-		}()
-		return nil
-	}
-	d.run(ctx)
-	bounded, cancel := context.WithDeadline(ctx, deadline)
-	defer cancel()
-	if !cache.WaitForCacheSync(bounded.Done(), d.policies.HasSynced, d.pools.HasSynced) {
-		return errors.New("read ElasticPolicies and ResourcePools: no answer in " + patience.String() +
-			"; the scheduler's user needs get, list and watch on elasticpolicies and resourcepools of neap.dev")
-	}
-	return nil
-}
-
-func (d *declared) run(ctx context.Context) {
-	go d.policies.RunWithContext(ctx)
-	go d.pools.RunWithContext(ctx)
+	return kinds.Follow(ctx, client, map[string]cache.SharedIndexInformer{"elasticpolicies": d.policies, "resourcepools": d.pools})
 }
 
 // forget drops what was derived from the declared pools.

@@ -51,6 +51,7 @@ import (
 	"github.com/neap-dev/neap/core/workload"
 	"github.com/neap-dev/neap/kube/convert"
 	"github.com/neap-dev/neap/kube/scheduler/binding"
+	"github.com/neap-dev/neap/kube/scheduler/kinds"
 )
 
 // Name is what a scheduler configuration calls the plugin.
@@ -97,7 +98,7 @@ var (
 // New makes the plugin; it has no arguments. It returns when everything declared
 // is known.
 func New(ctx context.Context, _ runtime.Object, h fwk.Handle) (fwk.Plugin, error) {
-	client, err := connect(h.KubeConfig())
+	client, err := kinds.Connect(h.KubeConfig())
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", Name, err)
 	}
