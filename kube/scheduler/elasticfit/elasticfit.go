@@ -141,6 +141,11 @@ func newPlugin(ctx context.Context, h fwk.Handle, d *declared) (*ElasticFit, err
 	if err != nil {
 		return nil, err
 	}
+	for _, of := range []cache.SharedIndexInformer{informers.Apps().V1().ReplicaSets().Informer(), informers.Apps().V1().StatefulSets().Informer()} {
+		if _, err := of.AddEventHandler(cache.ResourceEventHandlerFuncs{UpdateFunc: f.changedSet}); err != nil {
+			return nil, err
+		}
+	}
 	f.synced = func() bool {
 		return pods.HasSynced() && informers.Apps().V1().ReplicaSets().Informer().HasSynced()
 	}
@@ -183,6 +188,16 @@ func (f *ElasticFit) owner(pod *v1.Pod) (owner, bool) {
 	return owner{between.Of(pod), ref.UID}, true
 }
 
+// policy finds whom a pod belongs to, and the ElasticPolicy that decides where it
+// goes, or nil.
+func (f *ElasticFit) policy(pod *v1.Pod) (owner, *v1alpha1.ElasticPolicy) {
+	by, owned := f.owner(pod)
+	if !owned || f.paused(pod) {
+		return by, nil
+	}
+	return by, f.declared.policy(by.workload)
+}
+
 // paused reports whether somebody wants a pod's workload left alone. A
 // ReplicaSet has the annotations of its Deployment.
 func (f *ElasticFit) paused(pod *v1.Pod) bool {
@@ -197,8 +212,10 @@ func (f *ElasticFit) paused(pod *v1.Pod) bool {
 	default:
 		return false
 	}
-	return err == nil && of.GetAnnotations()[v1alpha1.AnnotationPause] == "true"
+	return err == nil && pauses(of)
 }
+
+func pauses(of metav1.Object) bool { return of.GetAnnotations()[v1alpha1.AnnotationPause] == "true" }
 
 // seen keeps the book true to what the API server says of a pod.
 func (f *ElasticFit) seen(pod *v1.Pod) {
@@ -227,6 +244,14 @@ func (f *ElasticFit) gone(pod *v1.Pod) {
 
 // changed wakes the pods that wait for a policy.
 func (f *ElasticFit) changed(p *v1alpha1.ElasticPolicy) { f.wake(convert.ElasticTarget(p)) }
+
+// changedSet wakes the pods that wait when somebody paused a workload, or no
+// longer does.
+func (f *ElasticFit) changedSet(was, is any) {
+	if pauses(was.(metav1.Object)) != pauses(is.(metav1.Object)) {
+		f.wakeAll()
+	}
+}
 
 func (f *ElasticFit) wakeAll() {
 	f.mu.Lock()
@@ -292,10 +317,11 @@ func (f *ElasticFit) PreFilter(ctx context.Context, state fwk.CycleState, pod *v
 	if !f.synced() && !cache.WaitForCacheSync(ctx.Done(), f.synced) {
 		return nil, fwk.AsStatus(ctx.Err())
 	}
-	by, owned := f.owner(pod)
-	var policy *v1alpha1.ElasticPolicy
-	if owned && !f.paused(pod) {
-		policy = f.declared.policy(by.workload)
+	by, policy := f.policy(pod)
+	if policy != nil {
+		f.await(pod, by.workload)
+		// Once more: what changed before the pod waited has not woken it.
+		by, policy = f.policy(pod)
 	}
 	if policy == nil {
 		if f.declared.guards() && borrows(pod) {
@@ -303,7 +329,6 @@ func (f *ElasticFit) PreFilter(ctx context.Context, state fwk.CycleState, pod *v
 		}
 		return nil, fwk.NewStatus(fwk.Skip)
 	}
-	f.await(pod, by.workload)
 	pools := f.look(policy, by, pod, nodes)
 
 	// 1. What the plan allows.
@@ -618,7 +643,7 @@ func (f *ElasticFit) afterPodLeft(_ klog.Logger, _ *v1.Pod, was, _ any) (fwk.Que
 	}
 	node, err := f.handle.SharedInformerFactory().Core().V1().Nodes().Lister().Get(left.Spec.NodeName)
 	if err != nil {
-		return fwk.QueueSkip, nil
+		return fwk.Queue, nil // the machine has left too, and nobody knows its pool
 	}
 	pool := f.declared.pool(node)
 	if _, _, limited := pool.Limit(); pool.Guard().IsZero() && !(limited && pool.Kind == v1alpha1.PoolServerless) {

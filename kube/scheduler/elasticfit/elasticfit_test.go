@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	restfake "k8s.io/client-go/rest/fake"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
 	"k8s.io/kubernetes/pkg/scheduler/framework"
@@ -257,6 +259,70 @@ func TestWhatWaitsIsWokenAndWhatIsRefusedGoesOn(t *testing.T) {
 	f.gone(third)
 	if len(f.waiting) != 0 || len(f.refused) != 0 || len(f.book.pods) != 0 {
 		t.Errorf("kept for nobody: %v, %v, %v", f.waiting, f.refused, f.book.pods)
+	}
+}
+
+// late is an informer whose policies change just after they have been read.
+type late struct {
+	cache.SharedIndexInformer
+	after func()
+}
+
+func (l *late) GetIndexer() cache.Indexer { return lateIndexer{l.SharedIndexInformer.GetIndexer(), l} }
+
+type lateIndexer struct {
+	cache.Indexer
+	*late
+}
+
+func (l lateIndexer) ByIndex(name, value string) ([]any, error) {
+	found, err := l.Indexer.ByIndex(name, value)
+	if after := l.after; after != nil {
+		l.late.after = nil
+		after()
+	}
+	return found, err
+}
+
+func TestAPlanThatComesWhileAPodIsLookedAtIsNotMissed(t *testing.T) {
+	f, _, nodes := cluster(t, `status: {pools: [{name: owned, planned: 0}, {name: spare, planned: 0}, {name: sls, planned: 0}]}`)
+	informer := f.declared.policies
+	f.declared.policies = &late{informer, func() {
+		p := parse[v1alpha1.ElasticPolicy](t, `{metadata: {name: web, namespace: live}, spec: {mode: Auto, targetRef: {name: web}, max: 100, pools: [{name: owned}]}, status: {pools: [{name: owned, planned: 1}]}}`)
+		if err := informer.GetStore().Update(p); err != nil {
+			t.Error(err)
+		}
+		f.changed(p)
+	}}
+	if _, status := f.PreFilter(t.Context(), framework.NewCycleState(), pod(t, "new", "1"), nodes); !status.IsSuccess() {
+		t.Errorf("the pod waits, and nothing will wake it: %v", status)
+	}
+}
+
+func TestWhatMayEndAPodsWaitWakesIt(t *testing.T) {
+	f, h, nodes := cluster(t, `status: {pools: [{name: owned, planned: 0}, {name: spare, planned: 0}, {name: sls, planned: 0}]}`)
+	set := parse[appsv1.ReplicaSet](t, `{metadata: {name: web-1, namespace: live, uid: set-1, ownerReferences: [{apiVersion: apps/v1, kind: Deployment, name: web, uid: web, controller: true}]}}`)
+	api := h.factory.Apps().V1().ReplicaSets().Informer()
+	if err := api.GetStore().Add(set); err != nil {
+		t.Fatal(err)
+	}
+	p := pod(t, "new", "1")
+	if _, status := f.PreFilter(t.Context(), framework.NewCycleState(), p, nodes); status.IsSuccess() {
+		t.Fatal("the pod is placed beyond the plan")
+	}
+	// 1. Its workload is paused.
+	paused := set.DeepCopy()
+	paused.Annotations = map[string]string{v1alpha1.AnnotationPause: "true"}
+	f.changedSet(set, paused)
+	f.changedSet(paused, paused)
+	if !slices.Equal(h.woken, []string{"new"}) {
+		t.Errorf("paused: woken %v", h.woken)
+	}
+	// 2. A pod leaves with its machine.
+	left := pod(t, "left", "2")
+	left.Spec.NodeName = "gone"
+	if hint, err := f.afterPodLeft(klog.Background(), p, left, nil); hint != fwk.Queue || err != nil {
+		t.Errorf("of a machine that is gone: %v, %v", hint, err)
 	}
 }
 
