@@ -73,6 +73,8 @@ type Piece struct {
 type Driver struct {
 	opts   Options
 	helper *kubeletplugin.Helper
+	over   <-chan struct{} // closed when it stops
+	cancel context.CancelFunc
 
 	mu      sync.Mutex
 	devices map[int]device.Device // by index
@@ -103,6 +105,8 @@ func Start(ctx context.Context, opts Options) (*Driver, error) {
 			return nil, fmt.Errorf("make the folder for the kubelet: %w", err)
 		}
 	}
+	ctx, d.cancel = context.WithCancel(ctx)
+	d.over = ctx.Done()
 	helper, err := kubeletplugin.Start(ctx, d,
 		kubeletplugin.DriverName(v1alpha1.GPUDriver),
 		kubeletplugin.NodeName(opts.Node),
@@ -112,6 +116,7 @@ func Start(ctx context.Context, opts Options) (*Driver, error) {
 		kubeletplugin.RegistrarDirectoryPath(registry),
 	)
 	if err != nil {
+		d.cancel()
 		return nil, fmt.Errorf("offer %s to the kubelet at %s: %w", v1alpha1.GPUDriver, opts.Kubelet, err)
 	}
 	d.helper = helper
@@ -119,7 +124,10 @@ func Start(ctx context.Context, opts Options) (*Driver, error) {
 }
 
 // Stop ends the driver and waits for it. What is prepared stays so.
-func (d *Driver) Stop() { d.helper.Stop() }
+func (d *Driver) Stop() {
+	d.cancel()
+	d.helper.Stop()
+}
 
 // Publish offers devices from now on, all of those that the machine has or had: a
 // GPU that is not healthy, or not there any more, is tainted while it is named here.
@@ -362,6 +370,8 @@ func (d *Driver) NodeWatchResources(_ *drahealth.NodeWatchResourcesRequest, stre
 		case <-changed:
 		case <-time.After(heartbeat):
 		case <-stream.Context().Done():
+			return nil
+		case <-d.over: // the server waits for its streams
 			return nil
 		}
 	}
