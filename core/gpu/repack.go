@@ -255,7 +255,7 @@ func (s *Situation) share(d *Demand, machine int) int64 {
 // moveCost returns what moving tenant t to a machine with a demand costs: the
 // second place, or the place without service, for its seconds.
 func (s *Situation) moveCost(t *Tenant, d *Demand, machine int, o *Options) int64 {
-	return addUp(mulDiv(s.share(d, machine), t.Seconds, 3600), o.MoveCost)
+	return plus(mulDiv(s.share(d, machine), t.Seconds, 3600), o.MoveCost)
 }
 
 // mulDiv returns a·b/c of numbers that are not negative, rounded down, at most the
@@ -269,8 +269,8 @@ func mulDiv(a, b, c int64) int64 {
 	return int64(min(q, math.MaxInt64))
 }
 
-// addUp returns a+b of numbers that are not negative, at most the largest int64.
-func addUp(a, b int64) int64 {
+// plus returns a+b of numbers that are not negative, at most the largest int64.
+func plus(a, b int64) int64 {
 	if a > math.MaxInt64-b {
 		return math.MaxInt64
 	}
@@ -428,7 +428,7 @@ func (r *repacker) undo(mark int) {
 func (r *repacker) costSince(mark int) int64 {
 	var sum int64
 	for _, s := range r.log[mark:] {
-		sum = addUp(sum, s.cost)
+		sum = plus(sum, s.cost)
 	}
 	return sum
 }
@@ -488,8 +488,12 @@ func (r *repacker) makeRoom(d *Demand, depth int) (Spot, bool) {
 	if len(all) > width[depth] {
 		all = all[:width[depth]]
 	}
+	stuck := map[Demand]bool{} // what fits nowhere, and so less when room is kept
 	for deep := range depth {
 		for i := range all {
+			if deep == 0 && slices.ContainsFunc(all[i].victims, func(v int32) bool { return r.stuck(int(v), stuck) }) {
+				continue
+			}
 			if r.clear(d, &all[i], deep) {
 				return all[i].spot, true
 			}
@@ -499,6 +503,23 @@ func (r *repacker) makeRoom(d *Demand, depth int) (Spot, bool) {
 		}
 	}
 	return Spot{}, false
+}
+
+// stuck reports whether tenant t fits nowhere else as things are, and remembers it.
+func (r *repacker) stuck(t int, known map[Demand]bool) bool {
+	for _, d := range r.s.Tenants[t].Demands {
+		none, ok := known[d]
+		if !ok {
+			r.spent(r.f.Len())
+			_, fits := r.f.Pick(d)
+			none = !fits
+			known[d] = none
+		}
+		if !none {
+			return false
+		}
+	}
+	return true
 }
 
 // clear makes the room of one candidate, or does nothing.
@@ -993,7 +1014,7 @@ func (r *repacker) direct() ([]Move, bool) {
 	var cost int64
 	for _, m := range moves {
 		t := &r.s.Tenants[m.Tenant]
-		cost = addUp(cost, r.s.moveCost(t, &t.Demands[m.Demand], m.To.Machine, &r.opts))
+		cost = plus(cost, r.s.moveCost(t, &t.Demands[m.Demand], m.To.Machine, &r.opts))
 	}
 	return moves, cost <= r.costSince(0)
 }
@@ -1124,9 +1145,9 @@ func (p *Plan) figures(s *Situation, goal Goal, o *Options) {
 		end(max(m.After, i+1-o.Parallel))
 		change(m.To.Machine, &s.Tenants[m.Tenant].Demands[m.Demand], m.To.Devices, true)
 		p.Peak = Level{max(p.Peak.Machines, now.Machines), max(p.Peak.GPUs, now.GPUs), max(p.Peak.Price, now.Price), max(p.Peak.Milli, now.Milli)}
-		p.Cost = addUp(p.Cost, m.Cost)
+		p.Cost = plus(p.Cost, m.Cost)
 		if s.Tenants[m.Tenant].Stops {
-			p.LostSeconds = addUp(p.LostSeconds, m.Seconds)
+			p.LostSeconds = plus(p.LostSeconds, m.Seconds)
 		}
 	}
 	end(len(p.Moves))
@@ -1135,7 +1156,7 @@ func (p *Plan) figures(s *Situation, goal Goal, o *Options) {
 		d := &s.Pending[at.Pending][at.Demand]
 		change(at.Spot.Machine, d, at.Spot.Devices, true)
 		if goal == Admit {
-			p.Gain = addUp(p.Gain, s.worth(d, at.Spot.Machine))
+			p.Gain = plus(p.Gain, s.worth(d, at.Spot.Machine))
 		}
 	}
 	p.After = now

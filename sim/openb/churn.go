@@ -99,7 +99,7 @@ func Churn(ctx context.Context, t *Trace, opts ChurnOptions) (*ChurnResult, erro
 		offered += c.demand.GPU()
 		r.Arrivals++
 		r.ArrivedMilli += c.demand.GPU()
-		budget = min(budget+opts.MovesPerThousand, 1000*opts.MovesPerThousand)
+		budget += opts.MovesPerThousand
 		spot, ok := stage.pick(c.demand)
 		if !ok && budget >= 1000 {
 			if spot, ok, err = r.makeRoom(fleet, clients, c.demand, &budget); err != nil {
