@@ -21,6 +21,7 @@ package gpubook
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"iter"
 	"maps"
@@ -113,6 +114,9 @@ func New(models *convert.GPUModels) *Book {
 		claims: map[types.UID]*claim{}, claimed: map[types.UID][]*claim{},
 	}
 }
+
+// Len returns how many pods there are in the books.
+func (b *Book) Len() int { return len(b.pods) }
 
 // Models returns the catalogue of the models that nodes have or had.
 func (b *Book) Models() *convert.GPUModels { return b.models }
@@ -406,16 +410,61 @@ func (b *Book) Spot(node string, uuids ...string) (gpu.Spot, bool) {
 	return s, true
 }
 
-// Basis returns what a scorer or a bound starts from: the machines of the fleet with
-// nothing on them, and the demands of the pods that are there or wait for a place,
-// how many of each. Pods that ask for no GPU count where they are on machines with
-// GPUs, but for those that every machine has.
-func (b *Book) Basis() ([]gpu.Machine, []gpu.Share) {
+// A Hint is a spot that a plan found for a pod, and which of its demands fits there.
+type Hint struct {
+	gpu.Spot
+	Demand int
+}
+
+// Hinted returns where the annotation [v1alpha1.AnnotationGPUSpot] wants a pod, and
+// false if there is none, it makes no sense, or none of the demands fits there.
+func (b *Book) Hinted(pod *v1.Pod, demands []gpu.Demand) (Hint, bool) {
+	raw, ok := pod.Annotations[v1alpha1.AnnotationGPUSpot]
+	if !ok {
+		return Hint{}, false
+	}
+	var at struct {
+		Node    string   `json:"node"`
+		Devices []string `json:"devices"`
+	}
+	if json.Unmarshal([]byte(raw), &at) != nil {
+		return Hint{}, false
+	}
+	fleet := b.FleetFor(pod)
+	s, ok := b.Spot(at.Node, at.Devices...)
+	if !ok {
+		return Hint{}, false
+	}
+	for i, d := range demands {
+		m := *fleet.Machine(s.Machine)
+		m.Sick |= ^s.Devices // no other
+		if d.Devices == s.Devices.Len() && m.Fits(&d) {
+			return Hint{s, i}, true
+		}
+	}
+	return Hint{}, false
+}
+
+// Basis returns what a scorer or a bound starts from: [Book.Capacities] and
+// [Book.Shares].
+func (b *Book) Basis() ([]gpu.Machine, []gpu.Share) { return b.Capacities(), b.Shares() }
+
+// Capacities returns the machines of the fleet with nothing on them.
+func (b *Book) Capacities() []gpu.Machine {
 	fleet := b.Fleet()
 	machines := make([]gpu.Machine, fleet.Len())
 	for i := range machines {
 		machines[i] = *fleet.Has(i)
 	}
+	return machines
+}
+
+// Shares returns the demands of the pods that are there or wait for a place, and how
+// many there are of each: with fixed demands, that is what the services desire. Pods
+// that ask for no GPU count where they are on machines with GPUs, but for those that
+// every machine has.
+func (b *Book) Shares() []gpu.Share {
+	b.Fleet()
 	count := map[gpu.Demand]int64{}
 	for _, e := range b.pods {
 		switch {
@@ -440,7 +489,7 @@ func (b *Book) Basis() ([]gpu.Machine, []gpu.Share) {
 		return cmp.Or(cmp.Compare(p.CPU, q.CPU), cmp.Compare(p.Devices, q.Devices), cmp.Compare(p.Milli, q.Milli),
 			cmp.Compare(p.DeviceMemory, q.DeviceMemory), cmp.Compare(p.Models, q.Models), cmp.Compare(p.Memory, q.Memory))
 	})
-	return machines, shares
+	return shares
 }
 
 // machine returns the machine of that name, a new one if it is not known.
