@@ -255,6 +255,10 @@ type RepackPlanStatus struct {
 	// +optional
 	Failed int32 `json:"failed,omitempty"`
 
+	// Further says why there are not more moves.
+	// +optional
+	Further string `json:"further,omitempty"`
+
 	// Moves are those made and those to come, in their order.
 	// +kubebuilder:validation:MaxItems=4096
 	// +listType=atomic
@@ -267,7 +271,14 @@ type RepackPlanStatus struct {
 	// +optional
 	Holds []RepackHold `json:"holds,omitempty"`
 
-	// Left names pods that should have been moved and stay, each with why.
+	// Places are where the pods to be admitted will run.
+	// +kubebuilder:validation:MaxItems=256
+	// +listType=atomic
+	// +optional
+	Places []RepackHold `json:"places,omitempty"`
+
+	// Left names pods that should have been moved or admitted and are not, each
+	// with why.
 	// +kubebuilder:validation:MaxItems=1024
 	// +listType=atomic
 	// +optional
@@ -452,7 +463,7 @@ type RepackFreed struct {
 	// +optional
 	GPUs int32 `json:"gpus"`
 
-	// Names are the machines, the first 64 of them.
+	// Names are the machines.
 	// +listType=atomic
 	// +optional
 	Names []string `json:"names,omitempty"`

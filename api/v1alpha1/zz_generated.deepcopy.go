@@ -1519,6 +1519,13 @@ func (in *RepackPlanStatus) DeepCopyInto(out *RepackPlanStatus) {
 			(*in)[i].DeepCopyInto(&(*out)[i])
 		}
 	}
+	if in.Places != nil {
+		in, out := &in.Places, &out.Places
+		*out = make([]RepackHold, len(*in))
+		for i := range *in {
+			(*in)[i].DeepCopyInto(&(*out)[i])
+		}
+	}
 	if in.Left != nil {
 		in, out := &in.Left, &out.Left
 		*out = make([]RepackLeft, len(*in))
