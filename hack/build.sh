@@ -64,7 +64,7 @@ if [ -d cmd/neap-controller ]; then ours="./cmd/neap ./cmd/neap-controller ./cmd
 stamp=bin/.kubernetes
 now=$(
 	go version
-	find go.mod go.sum hack/build.sh cmd/neap-cluster cmd/neap-scheduler kube/scheduler \
+	find go.mod go.sum hack/build.sh cmd/neap-cluster cmd/neap-scheduler api core kube/convert kube/gpubook kube/scheduler \
 		local/allinone local/clusterdir local/process -type f ! -name '*_test.go' ! -name '*.md' -exec cksum {} + | sort
 )
 if [ "${1:-}" = -f ] || [ ! -x bin/neap-cluster ] || [ ! -x bin/neap-scheduler ] || [ ! -f $stamp ] || [ "$(cat $stamp)" != "$now" ]; then

@@ -16,6 +16,7 @@ import (
 	"k8s.io/kubernetes/pkg/features"
 
 	"github.com/neap-dev/neap/kube/scheduler/elasticfit"
+	"github.com/neap-dev/neap/kube/scheduler/gpufit"
 	"github.com/neap-dev/neap/kube/scheduler/poolorder"
 )
 
@@ -23,6 +24,7 @@ import (
 func Options() []app.Option {
 	return []app.Option{
 		app.WithPlugin(elasticfit.Name, elasticfit.New),
+		app.WithPlugin(gpufit.Name, gpufit.Plugin()),
 		app.WithPlugin(poolorder.Name, poolorder.New),
 	}
 }

@@ -35,17 +35,23 @@ enableProfiling: false
 profiles:
 - schedulerName: default-scheduler
   plugins:
-    # The pool of an ElasticPolicy is looked for before preemption, and its pods
-    # are bound with their deletion cost.
+    # The pool of an ElasticPolicy, and another machine for a pod with GPUs, are
+    # looked for before preemption; pods are bound with their deletion cost and
+    # their GPUs.
     postFilter:
       enabled:
       - name: ElasticFit
+      - name: GPUFit
     bind:
       enabled:
       - name: ElasticFit
+      - name: GPUFit
     multiPoint:
       enabled:
       - name: ElasticFit
+      # Which GPUs a pod gets nobody else decides.
+      - name: GPUFit
+        weight: 100
       - name: PoolOrder
         weight: 2
       # The pools that a pod prefers, in its order, come before everything else.
