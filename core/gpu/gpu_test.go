@@ -19,12 +19,17 @@ func machine(cpu, memory int64, gpus int, model Model) Machine {
 // anyDemand draws a valid demand that small machines may host.
 func anyDemand(rng *rand.Rand) Demand {
 	d := Demand{CPU: int64(rng.Intn(9)), Memory: int64(rng.Intn(5))}
-	switch rng.Intn(6) {
+	switch rng.Intn(7) {
 	case 0:
 	case 1:
 		d.Devices, d.Milli = 1+rng.Intn(4), Whole
+	case 2:
+		d.Devices, d.Milli = 2+rng.Intn(2), int64(1+rng.Intn(20))*50
 	default:
 		d.Devices, d.Milli = 1, int64(1+rng.Intn(20))*50
+	}
+	if d.Devices > 0 && rng.Intn(2) == 0 {
+		d.DeviceMemory = int64(rng.Intn(9))
 	}
 	if d.Devices > 0 && rng.Intn(4) == 0 {
 		d.Models = Models(1 + rng.Intn(7))
@@ -32,10 +37,28 @@ func anyDemand(rng *rand.Rand) Demand {
 	return d
 }
 
+// anyMachine draws a small machine, with different and sick devices at times.
+func anyMachine(rng *rand.Rand) Machine {
+	m := machine(int64(rng.Intn(40)), int64(rng.Intn(30)), rng.Intn(5), Model(rng.Intn(3)))
+	for i := range m.GPUs {
+		m.IdleMemory[i] = 8
+		if rng.Intn(8) == 0 {
+			m.Model[i] = Model(rng.Intn(3))
+		}
+		if rng.Intn(8) == 0 {
+			m.IdleMemory[i] = int32(rng.Intn(17))
+		}
+		if rng.Intn(16) == 0 {
+			m.Sick |= 1 << i
+		}
+	}
+	return m
+}
+
 func anyMachines(rng *rand.Rand, most int) []Machine {
 	var machines []Machine
 	for range 1 + rng.Intn(most) {
-		machines = append(machines, machine(int64(rng.Intn(40)), int64(rng.Intn(30)), rng.Intn(5), Model(rng.Intn(3))))
+		machines = append(machines, anyMachine(rng))
 	}
 	return machines
 }
@@ -43,9 +66,26 @@ func anyMachines(rng *rand.Rand, most int) []Machine {
 func anyShares(rng *rand.Rand) []Share {
 	var shares []Share
 	for range 1 + rng.Intn(12) {
-		shares = append(shares, Share{Demand: anyDemand(rng), Count: int64(1 + rng.Intn(50))})
+		s := Share{Demand: anyDemand(rng), Count: int64(1 + rng.Intn(50))}
+		for rng.Intn(4) == 0 {
+			s.Or = append(s.Or, anyDemand(rng))
+		}
+		shares = append(shares, s)
 	}
 	return shares
+}
+
+func anyScorer(rng *rand.Rand, machines []Machine) Scorer {
+	shares := anyShares(rng)
+	if rng.Intn(3) == 0 {
+		return Fragmentation{NewMix(shares)}
+	}
+	return NewNeap(machines, shares, Terms(rng.Intn(16)))
+}
+
+// sameBooks reports whether the fleets have the same machines with the same left.
+func sameBooks(a, b *Fleet) bool {
+	return slices.Equal(a.machines, b.machines) && slices.Equal(a.whole, b.whole)
 }
 
 func FuzzFleet(f *testing.F) {
@@ -54,18 +94,65 @@ func FuzzFleet(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, seed int64) {
 		rng := rand.New(rand.NewSource(seed))
-		machines, shares := anyMachines(rng, 6), anyShares(rng)
-		var scorer Scorer = NewNeap(machines, shares, Terms(rng.Intn(16)))
-		if rng.Intn(3) == 0 {
-			scorer = Fragmentation{NewMix(shares)}
-		}
+		machines := anyMachines(rng, 6)
+		scorer := anyScorer(rng, machines)
 		fleet := NewFleet(machines, scorer)
+		prices := []int64{int64(rng.Intn(3)), 1 + int64(rng.Intn(9)), 5}
+		fleet.SetPrices(prices)
+		machines = slices.Clone(fleet.machines)
 		type placed struct {
 			d Demand
 			s Spot
 		}
 		var running []placed
+		// fresh is a fleet that never remembered anything and was never changed.
+		fresh := func() *Fleet {
+			f := NewFleet(machines, scorer)
+			f.SetPrices(prices)
+			for _, p := range running {
+				if err := f.Record(p.d, p.s); err != nil {
+					t.Fatalf("book what runs once more: %v", err)
+				}
+			}
+			return f
+		}
 		for range 120 {
+			switch i := rng.Intn(len(machines)); rng.Intn(12) {
+			case 0: // the machine becomes another, whatever runs there
+				machines[i] = proper(i, anyMachine(rng))
+				fleet.Set(i, machines[i])
+			case 1: // a device falls sick or recovers
+				m := machines[i]
+				m.Sick ^= 1 << rng.Intn(MaxDevices)
+				machines[i] = proper(i, m)
+				fleet.Set(i, m)
+			case 2:
+				if m := anyMachine(rng); len(machines) < 10 {
+					at := fleet.Add(m)
+					machines = append(machines, proper(at, m))
+				}
+			case 3:
+				scorer = anyScorer(rng, machines)
+				fleet.Rescore(scorer)
+			case 4: // what somebody else put there, fit or not
+				d := anyDemand(rng)
+				s := Spot{Machine: i}
+				for s.Devices.Len() < d.Devices {
+					s.Devices |= 1 << rng.Intn(MaxDevices)
+				}
+				if err := fleet.Record(d, s); err != nil {
+					t.Fatalf("record %+v on %+v: %v", d, s, err)
+				}
+				running = append(running, placed{d, s})
+			case 5:
+				copied := fleet.Clone()
+				if d := anyDemand(rng); d.Devices > 0 {
+					if s, ok := copied.Pick(d); ok && copied.Place(d, s) == nil && sameBooks(copied, fleet) {
+						t.Fatal("a placement on a clone does not show there, or shows on the fleet")
+					}
+				}
+				copied.Set(i, anyMachine(rng))
+			}
 			if len(running) > 0 && rng.Intn(4) == 0 {
 				i := rng.Intn(len(running))
 				if err := fleet.Remove(running[i].d, running[i].s); err != nil {
@@ -73,42 +160,80 @@ func FuzzFleet(f *testing.F) {
 				}
 				running = slices.Delete(running, i, i+1)
 			}
+			again := fresh()
+			if !sameBooks(fleet, again) {
+				t.Fatalf("what is left is %+v\nwith what runs put on afresh %+v", fleet.machines, again.machines)
+			}
 			d := anyDemand(rng)
 			s, ok := fleet.Pick(d)
-			// A fleet that never remembered anything chooses the same.
-			fresh := NewFleet(machines, scorer)
-			for _, p := range running {
-				if err := fresh.Place(p.d, p.s); err != nil {
-					t.Fatalf("place what runs once more: %v", err)
-				}
-			}
-			if again, too := fresh.Pick(d); again != s || too != ok {
-				t.Fatalf("%+v goes to %v %v, and in a fresh fleet to %v %v", d, s, ok, again, too)
+			if s2, ok2 := again.Pick(d); s2 != s || ok2 != ok {
+				t.Fatalf("%+v goes to %v %v, and in a fresh fleet to %v %v", d, s, ok, s2, ok2)
 			}
 			if fits := slices.ContainsFunc(fleet.machines, func(m Machine) bool { return m.Fits(&d) }); fits != ok {
 				t.Fatalf("%+v fits %v but picked is %v", d, fits, ok)
 			}
+			if one := fleet.Best([]Demand{d}, 1, nil); len(one) > 0 != ok || ok && one[0].Spot != s {
+				t.Fatalf("%+v is picked for %v %v but the best is %+v", d, s, ok, one)
+			}
+			checkBest(t, rng, fleet, again)
 			if ok {
+				if m := fleet.Machine(s.Machine); s.Devices&m.Sick != 0 || s.Devices.Len() != d.Devices || s.Devices&^m.Usable(&d) != 0 {
+					t.Fatalf("%+v is given %b of %+v", d, s.Devices, *m)
+				}
 				if err := fleet.Place(d, s); err != nil {
 					t.Fatalf("place what was picked: %v", err)
 				}
 				running = append(running, placed{d, s})
 			}
-			// What is left and what runs is what there was, of everything.
-			left := slices.Clone(fleet.machines)
-			for _, p := range running {
-				left[p.s.Machine].give(&p.d, p.s.Devices)
-			}
-			for i, m := range fleet.machines {
-				if m.CPU < 0 || m.Memory < 0 || slices.Min(m.Idle[:]) < 0 {
-					t.Fatalf("machine %d is given out beyond what it has: %+v", i, m)
-				}
-				if left[i].ID = 0; left[i] != machines[i] {
-					t.Fatalf("machine %d: what runs and what is left is %+v, not %+v", i, left[i], machines[i])
-				}
+		}
+		for _, p := range running {
+			if err := fleet.Remove(p.d, p.s); err != nil {
+				t.Fatalf("remove what runs: %v", err)
 			}
 		}
+		if !slices.Equal(fleet.machines, fleet.whole) {
+			t.Fatalf("with nothing running %+v is left of %+v", fleet.machines, fleet.whole)
+		}
 	})
+}
+
+// checkBest tests the choice among drawn alternatives: every machine that may host
+// one of them once, in order, each spot free, and fewer being the first of many.
+func checkBest(t *testing.T, rng *rand.Rand, fleet, again *Fleet) {
+	t.Helper()
+	var alternatives []Demand
+	for range 1 + rng.Intn(3) {
+		alternatives = append(alternatives, anyDemand(rng))
+	}
+	barred := rng.Intn(fleet.Len() + 1)
+	may := func(i int) bool { return i != barred }
+	all := fleet.Best(alternatives, fleet.Len()+5, may)
+	if other := again.Best(alternatives, fleet.Len(), may); !slices.Equal(all, other) {
+		t.Fatalf("the best are %+v, and in a fresh fleet %+v", all, other)
+	}
+	k := rng.Intn(fleet.Len() + 1)
+	if few := fleet.Best(alternatives, k, may); !slices.Equal(few, all[:min(k, len(all))]) {
+		t.Fatalf("the %d best are %+v of %+v", k, few, all)
+	}
+	var seen uint64
+	for i, c := range all {
+		if i > 0 && (c.Score > all[i-1].Score || c.Score == all[i-1].Score && c.Spot.Machine < all[i-1].Spot.Machine) {
+			t.Fatalf("not in order: %+v", all)
+		}
+		if seen>>c.Spot.Machine&1 == 1 || c.Spot.Machine == barred {
+			t.Fatalf("machine %d is there twice, or must not be: %+v", c.Spot.Machine, all)
+		}
+		seen |= 1 << c.Spot.Machine
+		if err := fleet.Clone().Place(alternatives[c.Alternative], c.Spot); err != nil {
+			t.Fatalf("%+v: %v", c, err)
+		}
+	}
+	for i := range fleet.Len() {
+		fits := slices.ContainsFunc(alternatives, func(d Demand) bool { return fleet.Machine(i).Fits(&d) })
+		if fits && i != barred != (seen>>i&1 == 1) {
+			t.Fatalf("machine %d fits %v, barred is %d: %+v", i, fits, barred, all)
+		}
+	}
 }
 
 func TestPlaceRefusesWhatDoesNotFit(t *testing.T) {
@@ -194,30 +319,78 @@ func FuzzFragment(f *testing.F) {
 		shares := anyShares(rng)
 		mix := NewMix(shares)
 		for range 50 {
-			m := machine(int64(rng.Intn(10)), 0, rng.Intn(5), Model(rng.Intn(4)))
+			m := anyMachine(rng)
+			m.Memory = 100
 			for i := range m.GPUs {
 				m.Idle[i] = int16(rng.Intn(Whole + 1))
+				m.IdleMemory[i] = int32(rng.Intn(17))
 			}
-			// As the definition says, one demand after the other.
-			var want int64
-			for _, s := range shares {
-				d := s.Demand
-				d.Memory = 0
-				use := int64(0)
-				if d.Devices > 0 && m.Fits(&d) {
-					for _, v := range m.Idle[:m.GPUs] {
-						if int64(v) >= d.Milli {
-							use += int64(v)
-						}
-					}
-				}
-				want += s.Count * (m.IdleMilli() - use)
-			}
+			want := plainFragment(shares, &m)
 			if got := mix.Fragment(&m); got != want {
 				t.Fatalf("machine %+v: got %d, want %d", m, got, want)
 			}
+			// The short way to what it is with a demand placed comes to the same.
+			d := anyDemand(rng)
+			if !m.Fits(&d) {
+				continue
+			}
+			mix.each(&m, &d, func(after *Machine, on Devices, decrease int64) {
+				now := m
+				now.take(&d, on)
+				if now != *after || mix.Fragment(&now) != want-decrease {
+					t.Fatalf("%+v with %+v on %b: decrease %d to %+v", m, d, on, decrease, *after)
+				}
+			})
 		}
 	})
+}
+
+// plainFragment is as the definition says, one demand after the other.
+func plainFragment(shares []Share, m *Machine) int64 {
+	var sum int64
+	for _, s := range shares {
+		use := int64(0)
+		for model := range Model(MaxModels) {
+			for d := range s.demands {
+				if !d.Models.Accepts(model) {
+					continue
+				}
+				n, idle := 0, int64(0)
+				for i := range m.GPUs {
+					if m.Model[i] == model && m.Sick>>i&1 == 0 && int64(m.Idle[i]) >= d.Milli && int64(m.IdleMemory[i]) >= d.DeviceMemory {
+						n++
+						idle += int64(m.Idle[i])
+					}
+				}
+				if d.Devices > 0 && d.CPU <= m.CPU && n >= d.Devices {
+					use += idle
+				}
+				break // of alternatives on one model the first counts
+			}
+		}
+		sum += s.Count * (m.IdleMilli() - use)
+	}
+	return sum
+}
+
+func TestAMixOfManyAmountsStaysSmall(t *testing.T) {
+	rng := rand.New(rand.NewSource(1))
+	var shares []Share
+	for range 3000 {
+		shares = append(shares, Share{Demand: Demand{CPU: rng.Int63n(100_000), Devices: 1, Milli: 1 + rng.Int63n(1000), DeviceMemory: rng.Int63n(80_000)}, Count: 1})
+	}
+	mix := NewMix(shares)
+	if n := mix.cells(); n > maxCells {
+		t.Errorf("%d cells are more than %d", n, maxCells)
+	}
+	m := machine(50_000, 0, 8, 0)
+	for i := range m.GPUs {
+		m.Idle[i], m.IdleMemory[i] = int16(rng.Intn(Whole+1)), rng.Int31n(80_000)
+	}
+	exact, got := plainFragment(shares, &m), mix.Fragment(&m)
+	if got < exact || got > exact+exact/10 {
+		t.Errorf("%d is not a little above %d", got, exact)
+	}
 }
 
 func TestPublishedScore(t *testing.T) {
@@ -298,13 +471,13 @@ func TestBoundIsNeverBeaten(t *testing.T) {
 			tight++
 		}
 		// Whatever the prices, they prove a bound.
-		p := newPacking(machines, shares)
-		any := prices{make([]float64, len(p.classes)), make([]float64, len(p.shapes)), make([]float64, len(p.shapes))}
+		p := newPacking(machines, shares, nil)
+		any := prices{make([]float64, len(p.comes)), make([]float64, len(p.pools)), make([]float64, len(p.shapes))}
 		for c := range any.class {
 			any.class[c] = rng.ExpFloat64() * 300
 		}
-		for k := range any.cpu {
-			any.cpu[k] = rng.ExpFloat64() * float64(rng.Intn(3)) * 1e5
+		for k := range any.core {
+			any.core[k] = rng.ExpFloat64() * float64(rng.Intn(3)) * 1e5
 		}
 		if bound := p.certify(any); bound < held {
 			t.Fatalf("instance %d: %d milli can be placed, above the bound %d of prices %v\n%+v\n%+v", i, held, bound, any, machines, demands)

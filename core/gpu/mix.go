@@ -319,15 +319,7 @@ func Typical(shares []Share, percent int64) []Share {
 		all[i] = s
 		total += s.Count
 	}
-	slices.SortStableFunc(all, func(a, b Share) int { return compareWants(&a, &b) })
-	sums := all[:0]
-	for _, s := range all {
-		if n := len(sums); n > 0 && compareWants(&sums[n-1], &s) == 0 {
-			sums[n-1].Count += s.Count
-		} else {
-			sums = append(sums, s)
-		}
-	}
+	sums := summed(all)
 	slices.SortStableFunc(sums, func(a, b Share) int { return cmp.Compare(b.Count, a.Count) })
 	var have int64
 	for i := range sums {
@@ -335,6 +327,21 @@ func Typical(shares []Share, percent int64) []Share {
 			return sums[:i]
 		}
 		have += sums[i].Count
+	}
+	return sums
+}
+
+// summed returns the shares in order of what they ask for, those that ask for the same
+// as one. It changes its argument.
+func summed(shares []Share) []Share {
+	slices.SortStableFunc(shares, func(a, b Share) int { return compareWants(&a, &b) })
+	sums := shares[:0]
+	for _, s := range shares {
+		if n := len(sums); n > 0 && compareWants(&sums[n-1], &s) == 0 {
+			sums[n-1].Count += s.Count
+		} else {
+			sums = append(sums, s)
+		}
 	}
 	return sums
 }

@@ -2,6 +2,7 @@ package gpu
 
 import (
 	"cmp"
+	"math"
 	"slices"
 )
 
@@ -30,12 +31,38 @@ import (
 type Neap struct {
 	mix     *Mix
 	without Terms
-	load    []int64   // by shape: of choosy demands, in thousandths of the shape's devices
-	perGPU  int64     // thousandths of milli-cores for a milli of the mix; 0: no GPU is asked for
-	shape   []int     // by machine; −1: without GPUs
-	earn    [][]int64 // by shape and idle milli: what a device can earn, in thousandths of milli
+	perGPU  int64 // thousandths of milli-cores for a milli of the mix; 0: no GPU is asked for
+	perMiB  int64 // thousandths of MiB of its GPU for a milli of the mix
 	shapes  []shape
-	core    []int64 // by shape: what a core earns, in thousandths of milli
+	pools   []pool
+	homes   []home          // by machine
+	others  [MaxModels]home // by model: of machines that were not there
+	common  shapeKey        // the least of what machines with half of the devices have
+	core    []int64         // by shape: what a core earns, in thousandths of milli
+	load    []int64         // by shape: of choosy demands, in thousandths of the shape's devices
+	earn    []earnings      // by pool
+}
+
+// A home is where a machine belongs in the plan.
+type home struct {
+	shape int               // −1: nowhere
+	pools [MaxDevices]int16 // of the devices; −1: none
+}
+
+// earnings are what a device of a pool can earn, by what is left of it.
+type earnings struct {
+	step  int64   // milli in a row
+	parts int64   // of memory in all, for a share of memory in each
+	mib   int64   // of memory in all
+	table []int64 // in thousandths of milli
+}
+
+func (e *earnings) at(milli int16, mib int32) int64 {
+	h := int64(0)
+	if e.parts > 0 {
+		h = min(e.parts, max(0, int64(mib))*e.parts/e.mib)
+	}
+	return e.table[max(0, int64(milli))/e.step*(e.parts+1)+h]
 }
 
 // Terms is a set of the terms of [Neap].
@@ -65,75 +92,180 @@ var proportions = [...]int64{50, 60, 70, 80, 90, 100}
 // priceSteps bounds the work of finding prices; a few hundred are usual.
 const priceSteps = 20_000
 
+// planCells bounds the table of what a device of a pool can earn.
+const planCells = 1 << 15
+
 // NewNeap returns the scorer for a fleet of these machines, in this order and
 // empty, that serves these shares of demands. The shares are the known demands: if
 // they change much, make another.
 func NewNeap(machines []Machine, shares []Share, without Terms) *Neap {
-	n := &Neap{mix: NewMix(Typical(shares, 95)), without: without, shape: make([]int, len(machines))}
-	var capacity, milli, cpu int64
+	n := &Neap{mix: NewMix(Typical(shares, 95)), without: without, homes: make([]home, len(machines))}
+	for i := range n.homes {
+		n.homes[i].shape = -1
+	}
+	for m := range n.others {
+		n.others[m].shape = -1
+	}
+	var capacity, memory, milli, cpu, mib int64
 	for i := range machines {
-		capacity += machines[i].IdleMilli()
+		m := &machines[i]
+		capacity += m.IdleMilli()
+		for k := range m.GPUs {
+			if m.Sick>>k&1 == 0 {
+				memory += int64(m.IdleMemory[k])
+			}
+		}
 	}
-	for _, s := range shares {
-		if s.Demand.Devices > 0 {
+	for i := range shares {
+		if s := &shares[i]; s.valid() {
 			milli += s.Count * s.Demand.GPU()
-			cpu += s.Count * s.Demand.CPU
+			mib += s.Count * int64(s.Demand.Devices) * s.Demand.DeviceMemory
+			if s.Demand.Devices > 0 {
+				cpu += s.Count * s.Demand.CPU
+			}
 		}
 	}
-	if milli == 0 {
-		for i := range n.shape {
-			n.shape[i] = -1
-		}
+	if milli == 0 || capacity == 0 {
 		return n
 	}
 	n.perGPU = max(1, cpu*1000/milli)
-	// The plan is for as much demand as there are GPUs.
+	n.perMiB = mib * 1000 / milli
+	// The plan is for as much demand as there are GPUs, or memory of GPUs if that is
+	// less.
+	of, in := capacity, milli
+	if mib > 0 && float64(memory)*float64(milli) < float64(capacity)*float64(mib) {
+		of, in = memory, mib
+	}
 	full := slices.Clone(shares)
 	for i := range full {
 		if full[i].Count > 0 {
-			full[i].Count = max(1, (full[i].Count*capacity+milli/2)/milli)
+			full[i].Count = max(1, (full[i].Count*of+in/2)/in)
 		}
 	}
-	p := newPacking(machines, full)
-	n.shapes = p.shapes
-	n.plan(p, p.solve(priceSteps))
+	p := newPacking(machines, full, nil)
+	n.shapes, n.pools = p.shapes, p.pools
+	n.plan(p, p.solve(p.affordable(priceSteps)))
+	n.settle(p, machines)
 	n.load = n.choosyLoad(shares)
-	for i := range machines {
-		n.shape[i] = p.shapeOf(&machines[i])
-	}
 	return n
+}
+
+// settle finds the home of every machine.
+func (n *Neap) settle(p *packing, machines []Machine) {
+	for i := range machines {
+		m, h := &machines[i], home{shape: p.of[i]}
+		devices := inOrder(m, &m.IdleMemory)
+		for k := range h.pools {
+			h.pools[k] = -1
+		}
+		if h.shape >= 0 {
+			next := 0
+			for _, k := range p.shapes[h.shape].pools {
+				for range p.pools[k].each {
+					h.pools[devices[next]] = int16(k)
+					next++
+				}
+			}
+		}
+		n.homes[i] = h
+	}
+	for k := range p.pools {
+		if o := &n.others[p.pools[k].model]; o.shape < 0 {
+			o.shape = p.pools[k].shape
+			for i := range o.pools {
+				o.pools[i] = int16(k)
+			}
+		}
+	}
+	// The commonest shapes, until half of the devices are on them.
+	order := make([]int, len(p.shapes))
+	var all int64
+	for k := range order {
+		order[k] = k
+		all += p.shapes[k].devices()
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(p.shapes[b].devices(), p.shapes[a].devices()) })
+	n.common = shapeKey{gpus: MaxDevices, cpu: math.MaxInt64, memory: math.MaxInt64}
+	for i := range n.common.mib {
+		n.common.mib[i] = math.MaxInt32
+	}
+	for have, at := int64(0), 0; 2*have < all; at++ {
+		s := &p.shapes[order[at]].key
+		have += p.shapes[order[at]].devices()
+		n.common.gpus = min(n.common.gpus, s.gpus)
+		n.common.cpu, n.common.memory = min(n.common.cpu, s.cpu), min(n.common.memory, s.memory)
+		for i := range n.common.gpus {
+			n.common.mib[i] = min(n.common.mib[i], s.mib[i])
+			if s.model[i] != s.model[0] {
+				n.common.gpus = i // of one model, so that a demand for several fits
+				break
+			}
+		}
+	}
+}
+
+// home returns where a machine belongs.
+func (n *Neap) home(m *Machine) *home {
+	if m.ID < len(n.homes) {
+		return &n.homes[m.ID]
+	}
+	return &n.others[m.Model[0]]
 }
 
 // plan keeps what devices and cores earn at prices.
 func (n *Neap) plan(p *packing, at prices) {
-	for k := range p.shapes {
-		var earn [Whole + 1]float64
-		for c := range p.classes {
-			d := &p.classes[c].d
-			if d.Devices != 1 || !p.hosts(k, c) {
-				continue
+	for k := range p.pools {
+		f := p.fill(k, p.most(planCells))
+		core := at.core[p.pools[k].shape]
+		wide := f.have + 1
+		earn := make([]float64, (int(Whole/p.step)+1)*wide)
+		for i, at1 := range f.items {
+			it := &p.items[at1]
+			d := &it.d
+			if d.Devices > 1 && d.Milli == Whole {
+				continue // the device's price pays for it
 			}
-			own := float64(d.Milli) - at.class[c] - at.cpu[k]*float64(d.CPU)/1000
-			for f := d.Milli; own > 0 && f <= Whole; f++ {
-				earn[f] = max(earn[f], earn[f-d.Milli]+own)
+			own := (it.worth - at.class[it.class] - core*float64(d.CPU)/1000) / float64(d.Devices)
+			back := int(d.Milli/p.step)*wide + f.parts[i]
+			for from := back - f.parts[i]; own > 0 && from < len(earn); from += wide {
+				for c := from + f.parts[i]; c < from+wide; c++ {
+					earn[c] = max(earn[c], earn[c-back]+own)
+				}
 			}
 		}
-		table := make([]int64, Whole+1)
-		for f := 1; f <= Whole; f++ {
-			earn[f] = max(earn[f], earn[f-1])
-			table[f] = int64(earn[f] * 1000)
+		e := earnings{step: p.step, parts: int64(f.have), mib: max(1, p.pools[k].mib), table: make([]int64, len(earn))}
+		for c, v := range earn {
+			e.table[c] = int64(v * 1000)
 		}
-		table[Whole] = max(table[Whole], int64(at.device[k]*1000)) // demands for several devices may pay more
-		n.earn = append(n.earn, table)
-		n.core = append(n.core, int64(at.cpu[k]*1000))
+		full := &e.table[len(earn)-1]
+		*full = max(*full, int64(at.device[k]*1000)) // demands for several devices may pay more
+		n.earn = append(n.earn, e)
+	}
+	for _, v := range at.core {
+		n.core = append(n.core, int64(v*1000))
 	}
 }
 
 // Score implements [Scorer].
 func (n *Neap) Score(m *Machine, d *Demand) (int64, Devices) {
 	best, where := int64(misfit), Devices(0)
+	home := n.home(m)
+	var fixed int64 // what no choice of devices changes
+	if n.without&Balance == 0 && n.perGPU > 0 {
+		fixed += perStranded * n.stranded(m)
+	}
+	if n.without&Scarcity == 0 && d.Devices > 0 && home.shape >= 0 && !n.choosy(d) {
+		fixed -= perLoad * n.load[home.shape]
+	}
 	n.mix.each(m, d, func(after *Machine, on Devices, decrease int64) {
-		if s := n.score(m, after, d, decrease); s > best {
+		points := fixed + 1000*n.mix.published(decrease)
+		if n.without&Regret == 0 {
+			points -= perRegret * n.regret(home, m, after, d, on) / 1000
+		}
+		if n.without&Balance == 0 && n.perGPU > 0 {
+			points -= perStranded * n.stranded(after)
+		}
+		if s := n.score(m, after, d, points); s > best {
 			best, where = s, on
 		}
 	})
@@ -143,18 +275,9 @@ func (n *Neap) Score(m *Machine, d *Demand) (int64, Devices) {
 // tieBase separates scores from what decides between equal ones.
 const tieBase = 1_000_000_000
 
-// score weighs m becoming after.
-func (n *Neap) score(m, after *Machine, d *Demand, decrease int64) int64 {
-	points := 1000 * n.mix.published(decrease)
-	if n.without&Regret == 0 {
-		points -= perRegret * n.regret(m, after, d) / 1000
-	}
-	if n.without&Balance == 0 && n.perGPU > 0 {
-		points -= perStranded * (n.stranded(after) - n.stranded(m))
-	}
-	if n.without&Scarcity == 0 && d.Devices > 0 && n.shapeOf(m) >= 0 && !n.choosy(d) {
-		points -= perLoad * n.load[n.shapeOf(m)]
-	}
+// score adds to thousandths of points what m becoming after, an empty machine
+// perhaps, counts for, and what decides between equals.
+func (n *Neap) score(m, after *Machine, d *Demand, points int64) int64 {
 	tie := 1_000_000*after.CPU/128_000 + 1_000_000*after.IdleMilli()/(8*Whole)
 	if m.Pods == 0 && n.without&Opening == 0 {
 		if d.Devices > 0 {
@@ -166,40 +289,49 @@ func (n *Neap) score(m, after *Machine, d *Demand, decrease int64) int64 {
 		}
 	}
 	points = min(max(points/1000, -tieBase), tieBase)
-	return points*tieBase - min(tie, tieBase-1)
-}
-
-// shapeOf returns the shape of a machine, −1 if it has none.
-func (n *Neap) shapeOf(m *Machine) int {
-	if m.ID < len(n.shape) {
-		return n.shape[m.ID]
-	}
-	return -1
+	return points*tieBase - min(max(tie, 0), tieBase-1)
 }
 
 // regret returns thousandths of milli.
-func (n *Neap) regret(m, after *Machine, d *Demand) int64 {
-	k := n.shapeOf(m)
-	if k < 0 {
+func (n *Neap) regret(home *home, m, after *Machine, d *Demand, on Devices) int64 {
+	if home.shape < 0 {
 		return 0
 	}
-	lost := min(n.core[k], 1_000_000) * min(d.CPU, 1_000_000_000) / 1000
-	for i, v := range m.Idle[:m.GPUs] {
-		if after.Idle[i] != v {
-			lost += n.earn[k][max(0, v)] - n.earn[k][max(0, after.Idle[i])]
+	lost := min(n.core[home.shape], 1_000_000) * min(d.CPU, 1_000_000_000) / 1000
+	for ; on != 0; on &= on - 1 {
+		i := on.First()
+		if k := home.pools[i]; k >= 0 {
+			e := &n.earn[k]
+			lost += e.at(m.Idle[i], m.IdleMemory[i]) - e.at(after.Idle[i], after.IdleMemory[i])
 		}
 	}
 	return lost - 1000*d.GPU()
 }
 
-// stranded returns the idle milli that will lack processors.
+// stranded returns the idle milli that will lack processors, or memory of their GPU.
 func (n *Neap) stranded(m *Machine) int64 {
 	idle := m.IdleMilli()
 	var sum int64
 	for _, p := range proportions {
-		sum += max(0, idle-100_000*m.CPU/(n.perGPU*p))
+		use := min(idle, 100_000*m.CPU/(n.perGPU*p))
+		if n.perMiB > 0 {
+			use = min(use, n.nourished(m, p))
+		}
+		sum += idle - max(0, use)
 	}
 	return sum / int64(len(proportions))
+}
+
+// nourished returns the idle milli that will have memory, if the mix asks for percent
+// of what it does.
+func (n *Neap) nourished(m *Machine, percent int64) int64 {
+	var sum int64
+	for i := range m.GPUs {
+		if m.Sick>>i&1 == 0 {
+			sum += max(0, min(int64(m.Idle[i]), 100_000*int64(m.IdleMemory[i])/(n.perMiB*percent)))
+		}
+	}
+	return sum
 }
 
 // choosy reports whether d names models, or is so large that less than half of the
@@ -208,12 +340,15 @@ func (n *Neap) choosy(d *Demand) bool {
 	if d.Models != 0 {
 		return true
 	}
+	if d.Memory <= n.common.memory && n.common.fits(d) {
+		return false
+	}
 	var fit, all int64
 	for i := range n.shapes {
 		s := &n.shapes[i]
-		all += s.devices
-		if d.CPU <= s.cpu && d.Memory <= s.memory && d.Devices <= s.gpus {
-			fit += s.devices
+		all += s.devices()
+		if d.Memory <= s.key.memory && s.key.fits(d) {
+			fit += s.devices()
 		}
 	}
 	return 2*fit < all
@@ -229,16 +364,24 @@ func (n *Neap) choosyLoad(shares []Share) []int64 {
 		milli int64
 	}
 	var wants []want
-	for _, s := range shares {
-		d := &s.Demand
-		if d.Devices == 0 || !n.choosy(d) {
+	for i := range shares {
+		s := &shares[i]
+		w := want{milli: s.Count * s.Demand.GPU()}
+		choosy := s.valid() && w.milli > 0
+		for d := range s.demands {
+			choosy = choosy && d.Devices > 0 && n.choosy(d)
+		}
+		if !choosy {
 			continue
 		}
-		w := want{milli: s.Count * d.GPU()}
 		for k := range n.shapes {
-			if h := &n.shapes[k]; d.CPU <= h.cpu && d.Memory <= h.memory && d.Devices <= h.gpus && d.Models.Accepts(h.model) {
-				w.on = append(w.on, k)
-				w.has += h.devices
+			h := &n.shapes[k]
+			for d := range s.demands {
+				if d.Memory <= h.key.memory && h.key.fits(d) {
+					w.on = append(w.on, k)
+					w.has += h.devices()
+					break
+				}
 			}
 		}
 		wants = append(wants, w)
@@ -250,7 +393,7 @@ func (n *Neap) choosyLoad(shares []Share) []int64 {
 		for range pieces {
 			least := -1
 			for _, k := range w.on {
-				if least < 0 || load[k]*n.shapes[least].devices < load[least]*n.shapes[k].devices {
+				if least < 0 || load[k]*n.shapes[least].devices() < load[least]*n.shapes[k].devices() {
 					least = k
 				}
 			}
@@ -260,7 +403,7 @@ func (n *Neap) choosyLoad(shares []Share) []int64 {
 		}
 	}
 	for k := range load {
-		load[k] /= n.shapes[k].devices // milli of a device are thousandths
+		load[k] /= n.shapes[k].devices() // milli of a device are thousandths
 	}
 	return load
 }
