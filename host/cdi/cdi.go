@@ -250,6 +250,23 @@ func (f Folder) vendor() []*cdi.Spec {
 	return out
 }
 
+// Hooked reports whether NVIDIA's own specifications have a hook with such an
+// argument.
+func (f Folder) Hooked(arg string) bool {
+	for _, spec := range f.vendor() {
+		edits := []specs.ContainerEdits{spec.ContainerEdits}
+		for _, d := range spec.Devices {
+			edits = append(edits, d.ContainerEdits)
+		}
+		for _, e := range edits {
+			if slices.ContainsFunc(e.Hooks, func(h *specs.Hook) bool { return slices.Contains(h.Args, arg) }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // described returns NVIDIA's edits for d and for all devices of its specification,
 // nil if there are none. An entry found by the device's number must be for its
 // device node: numbers change when a GPU is taken out, and the file stays.
