@@ -14,6 +14,7 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -92,13 +93,9 @@ func newClient(t *testing.T, cfg *rest.Config) client.Client {
 	return c
 }
 
-var resources = map[string]string{
-	"MachineType": "machinetypes", "ResourcePool": "resourcepools", "Module": "modules",
-	"ElasticPolicy": "elasticpolicies", "Timetable": "timetables", "HolidayCalendar": "holidaycalendars",
-}
-
 func resourceOf(dyn dynamic.Interface, obj *unstructured.Unstructured) dynamic.ResourceInterface {
-	r := dyn.Resource(v1alpha1.GroupVersion.WithResource(resources[obj.GetKind()]))
+	plural, _ := meta.UnsafeGuessKindToResource(obj.GroupVersionKind())
+	r := dyn.Resource(plural)
 	if ns := obj.GetNamespace(); ns != "" {
 		return r.Namespace(ns)
 	}
