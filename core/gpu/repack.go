@@ -289,8 +289,10 @@ type repacker struct {
 	on    [][]int32 // movable or not: the tenants of each machine
 	at    []Spot    // of each tenant
 	now   []int     // demand of each tenant
-	quota []int     // moves left of each group
-	moves int       // left
+	kind  []int     // of each tenant: those of a kind would take the same
+	kinds int
+	quota []int // moves left of each group
+	moves int   // left
 	log   []shift
 	steps int
 	stop  Stop
@@ -330,8 +332,18 @@ func newRepacker(s *Situation, opts Options) *repacker {
 		r.f.touch(h.Spot.Machine)
 	}
 	r.truth = slices.Clone(r.f.machines)
+	known := map[Demand]int{}
 	for i := range s.Tenants {
 		t := &s.Tenants[i]
+		k, ok := known[t.Demands[0]]
+		if !ok || len(t.Demands) > 1 {
+			k = r.kinds
+			r.kinds++
+			if len(t.Demands) == 1 {
+				known[t.Demands[0]] = k
+			}
+		}
+		r.kind = append(r.kind, k)
 		r.at[i], r.now[i] = t.Spot, t.Now
 		r.on[t.Spot.Machine] = append(r.on[t.Spot.Machine], int32(i))
 	}
@@ -484,16 +496,16 @@ type candidate struct {
 
 // makeRoom moves tenants away until d has room, and returns where.
 func (r *repacker) makeRoom(d *Demand, depth int) (Spot, bool) {
-	all := r.candidates(d)
-	if len(all) > width[depth] {
-		all = all[:width[depth]]
-	}
-	stuck := map[Demand]bool{} // what fits nowhere, and so less when room is kept
+	var all []candidate
 	for deep := range depth {
+		switch deep {
+		case 0: // those that fit nowhere need not be tried
+			all = r.candidates(d, make([]int8, r.kinds))
+		case 1:
+			all = r.candidates(d, nil)
+			all = all[:min(len(all), width[depth])]
+		}
 		for i := range all {
-			if deep == 0 && slices.ContainsFunc(all[i].victims, func(v int32) bool { return r.stuck(int(v), stuck) }) {
-				continue
-			}
 			if r.clear(d, &all[i], deep) {
 				return all[i].spot, true
 			}
@@ -505,21 +517,25 @@ func (r *repacker) makeRoom(d *Demand, depth int) (Spot, bool) {
 	return Spot{}, false
 }
 
-// stuck reports whether tenant t fits nowhere else as things are, and remembers it.
-func (r *repacker) stuck(t int, known map[Demand]bool) bool {
-	for _, d := range r.s.Tenants[t].Demands {
-		none, ok := known[d]
-		if !ok {
-			r.spent(r.f.Len())
-			_, fits := r.f.Pick(d)
-			none = !fits
-			known[d] = none
-		}
-		if !none {
-			return false
+// stuck reports whether tenant t fits nowhere else as things are; known remembers it
+// by kind, and is nil if nobody asks.
+func (r *repacker) stuck(t int32, known []int8) bool {
+	if known == nil {
+		return false
+	}
+	k := &known[r.kind[t]]
+	if *k == 0 {
+		*k = 1
+		if demands := r.s.Tenants[t].Demands; len(demands) == 1 && !r.fits(demands[0]) || len(demands) > 1 && len(r.f.Best(demands, 1, nil)) == 0 {
+			*k = -1
 		}
 	}
-	return true
+	return *k < 0
+}
+
+func (r *repacker) fits(d Demand) bool {
+	_, ok := r.f.Pick(d)
+	return ok
 }
 
 // clear makes the room of one candidate, or does nothing.
@@ -566,7 +582,8 @@ func (m *Machine) admits(d *Demand, on Devices) bool {
 }
 
 // candidates returns where room for d could be made, the easiest first.
-func (r *repacker) candidates(d *Demand) []candidate {
+// Tenants that are stuck are left where they are.
+func (r *repacker) candidates(d *Demand, stuck []int8) []candidate {
 	r.spent(r.f.Len())
 	var all []candidate
 	for i := range r.truth {
@@ -574,17 +591,28 @@ func (r *repacker) candidates(d *Demand) []candidate {
 		if r.shut[i] || d.CPU > has.CPU || d.Memory > has.Memory || d.Devices > has.GPUs {
 			continue
 		}
-		all = r.candidatesOn(all, d, i)
+		all = r.candidatesOn(all, d, i, stuck)
 	}
-	slices.SortStableFunc(all, func(a, b candidate) int {
-		return cmp.Or(cmp.Compare(len(a.victims), len(b.victims)), cmp.Compare(a.milli, b.milli))
+	slices.SortFunc(all, func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(len(a.victims), len(b.victims)), cmp.Compare(a.milli, b.milli), cmp.Compare(a.spot.Machine, b.spot.Machine),
+			cmp.Compare(a.spot.Devices, b.spot.Devices), slices.Compare(a.victims, b.victims))
 	})
+	if most := width[1]; len(all) > most {
+		all = all[:most]
+	}
 	return all
 }
 
-func (r *repacker) candidatesOn(all []candidate, d *Demand, machine int) []candidate {
+func (r *repacker) candidatesOn(all []candidate, d *Demand, machine int, stuck []int8) []candidate {
+	var movable []int32
+	for _, t := range r.on[machine] {
+		if r.movable(int(t)) && r.smaller(int(t), d) && !r.stuck(t, stuck) {
+			movable = append(movable, t)
+		}
+	}
+
 	if d.Devices == 0 {
-		return r.withProcessors(all, d, machine, 0, nil)
+		return r.withProcessors(all, d, machine, 0, nil, movable)
 	}
 	m, has := &r.f.machines[machine], &r.f.whole[machine]
 	type way struct {
@@ -602,8 +630,8 @@ func (r *repacker) candidatesOn(all []candidate, d *Demand, machine int) []candi
 		}
 		var there []int32 // on the device, the smallest first
 		milli, memory := lack, lackMemory
-		for _, t := range r.on[machine] {
-			if r.at[t].Devices>>k&1 == 1 && r.movable(int(t)) && r.smaller(int(t), d) {
+		for _, t := range movable {
+			if r.at[t].Devices>>k&1 == 1 {
 				there = append(there, t)
 				milli -= r.demand(int(t)).Milli
 				memory -= r.demand(int(t)).DeviceMemory
@@ -641,7 +669,7 @@ func (r *repacker) candidatesOn(all []candidate, d *Demand, machine int) []candi
 	}
 	if d.Devices == 1 {
 		for _, w := range ways {
-			all = r.withProcessors(all, d, machine, 1<<w.device, w.victims)
+			all = r.withProcessors(all, d, machine, 1<<w.device, w.victims, movable)
 		}
 		return all
 	}
@@ -667,7 +695,7 @@ func (r *repacker) candidatesOn(all []candidate, d *Demand, machine int) []candi
 			}
 		}
 		if devices.Len() == d.Devices {
-			all = r.withProcessors(all, d, machine, devices, victims)
+			all = r.withProcessors(all, d, machine, devices, victims, movable)
 		}
 		ways = others
 	}
@@ -683,7 +711,7 @@ func (r *repacker) smaller(t int, d *Demand) bool {
 
 // withProcessors adds the candidate to all, with as many victims more as the
 // processors and the memory of d need; or does not.
-func (r *repacker) withProcessors(all []candidate, d *Demand, machine int, devices Devices, victims []int32) []candidate {
+func (r *repacker) withProcessors(all []candidate, d *Demand, machine int, devices Devices, victims, movable []int32) []candidate {
 	m := &r.f.machines[machine]
 	cpu, memory := d.CPU-m.CPU, d.Memory-m.Memory
 	c := candidate{spot: Spot{machine, devices}, victims: victims}
@@ -695,8 +723,8 @@ func (r *repacker) withProcessors(all []candidate, d *Demand, machine int, devic
 		c.victims = slices.Clone(victims)
 		for cpu > 0 || memory > 0 {
 			best, enough := int32(-1), false
-			for _, t := range r.on[machine] {
-				if slices.Contains(c.victims, t) || !r.movable(int(t)) || !r.smaller(int(t), d) {
+			for _, t := range movable {
+				if slices.Contains(c.victims, t) {
 					continue
 				}
 				v := r.demand(int(t))
@@ -818,9 +846,11 @@ func (r *repacker) empty() {
 	for depth := range r.opts.Depth {
 		for again := true; again; {
 			again = false
+			hopeless := make([]bool, r.kinds)
 			for _, i := range r.drainable() {
-				if r.drain(i, depth) {
+				if r.drain(i, depth, hopeless) {
 					again = true
+					clear(hopeless)
 				}
 				if r.stop == StepLimit {
 					return
@@ -863,8 +893,10 @@ func (r *repacker) drainable() []int {
 	return out
 }
 
-// drain moves everything away from machine i and closes it, or does nothing.
-func (r *repacker) drain(i, depth int) bool {
+// drain moves everything away from machine i and closes it, or does nothing. It
+// gives up at once if one is of a kind that, first of all, found no place since
+// something was drained.
+func (r *repacker) drain(i, depth int, hopeless []bool) bool {
 	if r.truth[i].Pods == 0 || r.truth[i].Pods != len(r.on[i]) {
 		return false
 	}
@@ -872,12 +904,18 @@ func (r *repacker) drain(i, depth int) bool {
 		r.why(MoveLimit)
 		return false
 	}
-	mark := len(r.log)
-	r.close(i, true)
 	there := slices.Clone(r.on[i])
 	slices.SortFunc(there, r.harder)
+	if slices.ContainsFunc(there, func(t int32) bool { return hopeless[r.kind[t]] }) {
+		return false
+	}
+	mark := len(r.log)
+	r.close(i, true)
 	for _, t := range there {
 		if r.at[t].Machine == i && !r.move(int(t), depth) {
+			if len(r.log) == mark {
+				hopeless[r.kind[t]] = true
+			}
 			r.undo(mark)
 			r.close(i, false)
 			return false

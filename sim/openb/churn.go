@@ -1,8 +1,10 @@
 package openb
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"math/rand"
 
 	"github.com/neap-dev/neap/core/gpu"
@@ -11,23 +13,20 @@ import (
 // ChurnOptions says what [Churn] plays.
 type ChurnOptions struct {
 	Options
-	OfferedPercent int // of the fleet's GPUs, held throughout
-	Arrivals       int // after the fleet is filled
-	// MovesPerThousand is how many moves a thousand arrivals allow. What is not used
-	// is kept for later, up to a thousand arrivals' worth.
-	MovesPerThousand int
+	OfferedPercent   int // of the fleet's GPUs, held throughout
+	Arrivals         int // after the fleet is filled
+	MovesPerThousand int // moves that a thousand arrivals allow; what is not used is kept
 }
 
 // A ChurnResult is what one run of churn showed.
 type ChurnResult struct {
-	Arrivals, Rejected           int     // pods
-	ArrivedMilli, RejectedMilli  int64   // of GPUs
-	HeldPercent, FragmentPercent float64 // of the fleet's GPUs, means over the arrivals
-	Moves                        int
-	MovedMilli                   int64
-	Admitted                     int     // pods that had no place until others moved
-	AdmittedMilli                int64   // of GPUs
-	BoundHeldPercent             float64 // no placement of what was offered in the end holds more
+	Arrivals, Rejected          int     // pods
+	ArrivedMilli, RejectedMilli int64   // of GPUs
+	HeldPercent                 float64 // of the fleet's GPUs, mean over the arrivals
+	Moves                       int
+	MovedMilliSeconds           int64 // milli held twice, times the seconds
+	Admitted                    int   // pods that had no place until others moved
+	AdmittedMilli               int64 // of GPUs
 }
 
 // A client is a pod that wants to run, and where it does.
@@ -37,14 +36,59 @@ type client struct {
 	runs   bool
 }
 
+// A crowd is the clients there are. It is the same whatever a policy does with them.
+type crowd struct {
+	from    []Pod
+	rng     *rand.Rand
+	want    int64 // milli offered at most
+	offered int64
+	clients []client
+}
+
+// fill lets the published arrivals come up to the level.
+func (c *crowd) fill(pods []Pod, comes func(*client) error) error {
+	for _, p := range pods {
+		if c.offered+p.Demand.GPU() > c.want {
+			break
+		}
+		if err := c.add(p.Demand, comes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *crowd) add(d gpu.Demand, comes func(*client) error) error {
+	c.offered += d.GPU()
+	c.clients = append(c.clients, client{demand: d})
+	return comes(&c.clients[len(c.clients)-1])
+}
+
+// step lets clients drawn evenly go until one of the pod list, drawn evenly, can
+// come.
+func (c *crowd) step(goes, comes func(*client) error) error {
+	d := c.from[c.rng.Intn(len(c.from))].Demand
+	for len(c.clients) > 0 && c.offered+d.GPU() > c.want {
+		k, last := c.rng.Intn(len(c.clients)), len(c.clients)-1
+		gone := c.clients[k]
+		c.clients[k] = c.clients[last]
+		c.clients = c.clients[:last]
+		c.offered -= gone.demand.GPU()
+		if err := goes(&gone); err != nil {
+			return err
+		}
+	}
+	return c.add(d, comes)
+}
+
 // Churn fills the fleet with the published arrivals up to a level, then lets pods
-// come and go. One of the pod list comes, drawn evenly; before it, clients drawn evenly
-// go until what is offered stays at the level. One that fits nowhere is rejected
-// and, until it goes, wants no more. So what is offered is the same for every policy
-// and budget.
+// come and go. One of the pod list comes, drawn evenly; before it, clients drawn
+// evenly go until what is offered stays at the level. One that fits nowhere is rejected
+// and, until it would have gone, counts as offered. So what is offered is the same
+// for every policy and budget.
 //
 // With moves left, a pod that fits nowhere waits while others make room for it
-// ([gpu.Admit]).
+// ([gpu.Admit]); the policy chooses where they go.
 func Churn(ctx context.Context, t *Trace, opts ChurnOptions) (*ChurnResult, error) {
 	stage, err := newStage(t, opts.Options)
 	if err != nil {
@@ -53,85 +97,72 @@ func Churn(ctx context.Context, t *Trace, opts ChurnOptions) (*ChurnResult, erro
 	if stage.grouped != nil {
 		return nil, fmt.Errorf("policy %s remembers what ran where and knows no departures", opts.Policy)
 	}
-	fleet := stage.fleet
-	want := stage.capacity * int64(opts.OfferedPercent) / 100
-	var clients []client
-	var offered, held int64
 	r := &ChurnResult{}
-	place := func(c *client, spot gpu.Spot) error {
-		c.spot, c.runs = spot, true
-		held += c.demand.GPU()
-		return fleet.Place(c.demand, spot)
-	}
-	for _, p := range stage.pods {
-		if offered+p.Demand.GPU() > want {
-			break
+	c := newCrowd(t, stage, opts)
+	var held int64
+	budget := 0 // in thousandths of moves
+	goes := func(gone *client) error {
+		if !gone.runs {
+			return nil
 		}
-		offered += p.Demand.GPU()
-		c := client{demand: p.Demand}
-		if spot, ok := stage.pick(p.Demand); ok {
-			if err := place(&c, spot); err != nil {
-				return nil, err
+		held -= gone.demand.GPU()
+		return stage.fleet.Remove(gone.demand, gone.spot)
+	}
+	comes := func(new *client) error {
+		spot, ok := stage.pick(new.demand)
+		if !ok && budget >= 1000 {
+			spot, ok, err = r.makeRoom(stage.fleet, c.clients, new.demand, budget/1000)
+			if err != nil {
+				return err
 			}
 		}
-		clients = append(clients, c)
+		if !ok {
+			r.Rejected++
+			r.RejectedMilli += new.demand.GPU()
+			return nil
+		}
+		new.spot, new.runs = spot, true
+		held += new.demand.GPU()
+		return stage.fleet.Place(new.demand, spot)
 	}
-	rng := rand.New(rand.NewSource(opts.Seed))
-	budget := 0 // in thousandths of moves
+	if err := c.fill(stage.pods, comes); err != nil {
+		return nil, err
+	}
+	r.Rejected, r.RejectedMilli = 0, 0
 	for i := range opts.Arrivals {
 		if i%256 == 0 && ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		c := client{demand: t.Pods[rng.Intn(len(t.Pods))].Demand}
-		for len(clients) > 0 && offered+c.demand.GPU() > want {
-			k := rng.Intn(len(clients))
-			gone := clients[k]
-			clients[k] = clients[len(clients)-1]
-			clients = clients[:len(clients)-1]
-			offered -= gone.demand.GPU()
-			if gone.runs {
-				held -= gone.demand.GPU()
-				if err := fleet.Remove(gone.demand, gone.spot); err != nil {
-					return nil, err
-				}
-			}
+		budget = opts.MovesPerThousand*(i+1) - 1000*r.Moves
+		if err := c.step(goes, comes); err != nil {
+			return nil, err
 		}
-		offered += c.demand.GPU()
 		r.Arrivals++
-		r.ArrivedMilli += c.demand.GPU()
-		budget += opts.MovesPerThousand
-		spot, ok := stage.pick(c.demand)
-		if !ok && budget >= 1000 {
-			if spot, ok, err = r.makeRoom(fleet, clients, c.demand, &budget); err != nil {
-				return nil, err
-			}
-		}
-		if ok {
-			if err := place(&c, spot); err != nil {
-				return nil, err
-			}
-		} else {
-			r.Rejected++
-			r.RejectedMilli += c.demand.GPU()
-		}
-		clients = append(clients, c)
+		r.ArrivedMilli += c.clients[len(c.clients)-1].demand.GPU()
 		r.HeldPercent += 100 * float64(held) / float64(stage.capacity)
 	}
 	r.HeldPercent /= float64(max(1, r.Arrivals))
 	return r, nil
 }
 
+func newCrowd(t *Trace, s *stage, opts ChurnOptions) *crowd {
+	return &crowd{from: t.Pods, rng: rand.New(rand.NewSource(opts.Seed)), want: s.capacity * int64(opts.OfferedPercent) / 100}
+}
+
+// churnSteps bounds the work of making room for one pod.
+const churnSteps = 5_000_000
+
 // makeRoom moves clients until d has a place.
-func (r *ChurnResult) makeRoom(fleet *gpu.Fleet, clients []client, d gpu.Demand, budget *int) (gpu.Spot, bool, error) {
+func (r *ChurnResult) makeRoom(fleet *gpu.Fleet, clients []client, d gpu.Demand, moves int) (gpu.Spot, bool, error) {
 	s := &gpu.Situation{Fleet: fleet, Pending: [][]gpu.Demand{{d}}}
 	var who []int
 	for i := range clients {
 		if c := &clients[i]; c.runs {
-			s.Tenants = append(s.Tenants, gpu.Tenant{Demands: []gpu.Demand{c.demand}, Spot: c.spot})
+			s.Tenants = append(s.Tenants, gpu.Tenant{Demands: []gpu.Demand{c.demand}, Spot: c.spot, Seconds: loadSeconds(i)})
 			who = append(who, i)
 		}
 	}
-	p, err := gpu.Repack(s, gpu.Admit, gpu.Options{MaxMoves: *budget / 1000, Steps: 3_000_000})
+	p, err := gpu.Repack(s, gpu.Admit, gpu.Options{MaxMoves: moves, Steps: churnSteps})
 	if err != nil || len(p.Places) == 0 {
 		return gpu.Spot{}, false, err
 	}
@@ -144,12 +175,60 @@ func (r *ChurnResult) makeRoom(fleet *gpu.Fleet, clients []client, d gpu.Demand,
 			return gpu.Spot{}, false, err
 		}
 		c.spot = m.To
-		r.MovedMilli += c.demand.GPU()
+		r.MovedMilliSeconds += m.Seconds * c.demand.GPU()
 	}
 	r.Moves += len(p.Moves)
-	*budget -= 1000 * len(p.Moves)
 	r.Admitted++
 	r.AdmittedMilli += d.GPU()
 	return p.Places[0].Spot, true, nil
 }
 
+// loads are how many seconds it took to load a base model: quantiles of 7,531
+// updates in the alibaba GenAI trace of 2026.
+var loads = [...]struct{ share, seconds float64 }{{0, 0}, {0.05, 2.287}, {0.5, 22.718}, {0.9, 41.988}, {0.95, 45.449}, {0.99, 51.856}, {1, 79.436}}
+
+// loadSeconds returns how long the i-th pod loads: the quantiles, spread evenly.
+func loadSeconds(i int) int64 {
+	at := math.Mod(float64(i+1)*math.Phi, 1)
+	for k := 1; k < len(loads); k++ {
+		if a, b := loads[k-1], loads[k]; at <= b.share {
+			return int64(math.Ceil(a.seconds + (b.seconds-a.seconds)*(at-a.share)/(b.share-a.share)))
+		}
+	}
+	return 0
+}
+
+// churnBounds is at how many moments [ChurnFloor] looks.
+const churnBounds = 4
+
+// ChurnFloor returns the least percent of demand that any placement rejects in the
+// same churn, moving whatever it wants: at four moments, evenly spaced, what is
+// offered beyond [gpu.Bound], in the mean. That is what must be rejected if those
+// rejected stay away as long as others run; rounded down.
+func ChurnFloor(t *Trace, opts ChurnOptions) (float64, error) {
+	stage, err := newStage(t, Options{Policy: "bestfit", Seed: opts.Seed})
+	if err != nil {
+		return 0, err
+	}
+	c := newCrowd(t, stage, opts)
+	nothing := func(*client) error { return nil }
+	if err := c.fill(stage.pods, nothing); err != nil {
+		return 0, err
+	}
+	var floor float64
+	for i := range opts.Arrivals {
+		if err := c.step(nothing, nothing); err != nil {
+			return 0, err
+		}
+		if (i+1)*churnBounds/opts.Arrivals == i*churnBounds/opts.Arrivals {
+			continue
+		}
+		shares := make([]gpu.Share, len(c.clients))
+		for k := range c.clients {
+			shares[k] = gpu.Share{Demand: c.clients[k].demand, Count: 1}
+		}
+		most := gpu.Bound(stage.machines, shares, boundSteps)
+		floor += max(0, 1-float64(most)/float64(cmp.Or(c.offered, 1))) / churnBounds
+	}
+	return math.Floor(1e5*floor) / 1000, nil
+}
