@@ -97,7 +97,7 @@ func (p *packing) certify(at prices) int64 {
 // leaves out. It is valid always, and near the best such bound after enough steps:
 // a few thousand are enough for hundreds of kinds of demands.
 func Bound(machines []Machine, shares []Share, steps int) int64 {
-	p := newPacking(machines, shares, nil)
+	p := newPacking(machines, shares, nil, maxShapes)
 	if len(p.shapes) == 0 || len(p.comes) == 0 {
 		return 0
 	}
@@ -112,33 +112,24 @@ const (
 )
 
 // Fewest returns a lower bound on the price of the machines that any placement of
-// all the demands on the machines, empty as given, uses: the sum of price[i], 0 or
-// more and in any unit, over the machines i that run something. It is valid always,
-// and near the best such bound after enough steps. If there is no such placement it
-// says nothing, and is at most the price of all machines.
+// all the demands on the machines, empty as given, uses: the sum of price[i], in any
+// unit, over the machines i that run something. It is valid always, and near the best
+// such bound after enough steps. If there is no such placement it says nothing, and
+// is at most the price of all machines. No price may be below 0, nor their sum
+// overflow.
 func Fewest(machines []Machine, price []int64, shares []Share, steps int) int64 {
-	var common int64
-	var all big.Int
+	var common, all int64
 	for _, v := range price {
 		common = gcd(common, v)
-		all.Add(&all, big.NewInt(v))
+		all += v
 	}
-	p := newPacking(machines, shares, price)
+	p := newPacking(machines, shares, price, maxShapes)
 	if p.dearest == 0 {
 		return 0
 	}
-	least := p.certifyPrice(p.solve(steps), &all)
+	least := p.certifyPrice(p.solve(steps), all)
 	// Up to what prices can add up to.
-	unit := big.NewInt(common)
-	least.Add(least, unit).Sub(least, big.NewInt(1))
-	least.Div(least, unit).Mul(least, unit)
-	if least.Cmp(&all) > 0 {
-		least = &all
-	}
-	if !least.IsInt64() {
-		return math.MaxInt64
-	}
-	return least.Int64()
+	return min((least+common-1)/common*common, all)
 }
 
 // certifyPrice turns prices into a bound in integers: the least price of machines
@@ -149,7 +140,7 @@ func Fewest(machines []Machine, price []int64, shares []Share, steps int) int64 
 //	Σ y·comes − Σ machines · max(0, v − price of one)
 //
 // and that for y and v times any number, of which the best is taken.
-func (p *packing) certifyPrice(at prices, all *big.Int) *big.Int {
+func (p *packing) certifyPrice(at prices, all int64) int64 {
 	y := make([]int64, len(p.comes))
 	for c := range y {
 		y[c] = whole(reward-at.class[c], reward) // what it pays for its place
@@ -185,12 +176,12 @@ func (p *packing) certifyPrice(at prices, all *big.Int) *big.Int {
 		}
 		values[k].Mul(&values[k], big.NewInt(p.dearest))
 	}
-	// bound returns the bound for y times num/den, rounded up.
 	costs := make([]big.Int, len(p.shapes))
 	for k := range costs {
 		addProduct(&costs[k], p.shapes[k].key.price, dear*priceUnit)
 	}
-	bound := func(num, den *big.Int) *big.Int {
+	// bound returns the bound for y times num/den, rounded up.
+	bound := func(num, den *big.Int) int64 {
 		total := new(big.Int).Mul(&sum, num)
 		for k := range values {
 			over := new(big.Int).Mul(&values[k], num)
@@ -200,20 +191,20 @@ func (p *packing) certifyPrice(at prices, all *big.Int) *big.Int {
 			}
 		}
 		by := new(big.Int).Mul(den, big.NewInt(dear*priceUnit))
-		total.Add(total, by).Sub(total, big.NewInt(1))
-		return total.Div(total, by)
+		total.Add(total, by).Sub(total, big.NewInt(1)).Div(total, by)
+		switch {
+		case total.Sign() < 0:
+			return 0
+		case !total.IsInt64():
+			return all
+		}
+		return min(total.Int64(), all)
 	}
-	best := new(big.Int)
+	best := bound(big.NewInt(1<<30), big.NewInt(1)) // the last of these numbers: if machines run out there is no end
 	for k := range values {
 		if values[k].Sign() > 0 {
-			if b := bound(&costs[k], &values[k]); b.Cmp(best) > 0 {
-				best = b
-			}
+			best = max(best, bound(&costs[k], &values[k]))
 		}
-	}
-	// Beyond the last of these numbers it grows for ever if machines run out.
-	if b := bound(big.NewInt(1<<30), big.NewInt(1)); b.Cmp(best) > 0 {
-		best = all
 	}
 	return best
 }

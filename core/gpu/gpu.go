@@ -141,8 +141,10 @@ func (m *Machine) Fits(d *Demand) bool {
 
 // alike returns those of a set of devices that are of the first one's model.
 func (m *Machine) alike(set Devices) Devices {
-	first := m.Model[set.First()]
-	same := set
+	if set == 0 {
+		return 0
+	}
+	first, same := m.Model[set.First()], set
 	for rest := set; rest != 0; rest &= rest - 1 {
 		if i := rest.First(); m.Model[i] != first {
 			same &^= 1 << i

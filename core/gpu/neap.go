@@ -142,7 +142,7 @@ func NewNeap(machines []Machine, shares []Share, without Terms) *Neap {
 			full[i].Count = max(1, (full[i].Count*of+in/2)/in)
 		}
 	}
-	p := newPacking(machines, full, nil)
+	p := newPacking(machines, full, nil, maxShapes)
 	n.shapes, n.pools = p.shapes, p.pools
 	n.plan(p, p.solve(p.affordable(priceSteps)))
 	n.settle(p, machines)

@@ -119,11 +119,12 @@ type packing struct {
 }
 
 // newPacking returns the packing of demands for GPUs, each worth its milli, or of
-// all demands if there are prices, by machine.
-func newPacking(machines []Machine, shares []Share, price []int64) *packing {
+// all demands if there are prices, by machine. If there are more shapes than so many
+// the machines are told apart less well.
+func newPacking(machines []Machine, shares []Share, price []int64, shapes int) *packing {
 	p := &packing{step: Whole, priced: price != nil}
 	for coarse := range 8 {
-		if p.group(machines, price, coarse); len(p.shapes) <= maxShapes {
+		if p.group(machines, price, coarse); len(p.shapes) <= shapes {
 			break
 		}
 	}
@@ -178,7 +179,7 @@ func gcd(a, b int64) int64 {
 	return a
 }
 
-// maxShapes bounds the shapes told apart, and so the work.
+// maxShapes is the shapes told apart well: more of them are more work.
 const maxShapes = 128
 
 // group puts the machines into shapes.
