@@ -97,7 +97,8 @@ type Hold struct {
 
 type hold struct {
 	Hold
-	owner  types.UID // the pod whose claim holds it; "" it is kept
+	claim  bool      // a claim holds it; else it is kept
+	owner  types.UID // the pod that the claim is for
 	booked []record
 }
 
@@ -597,8 +598,6 @@ func (b *Book) enter(pod *v1.Pod) {
 		default:
 			e.wrong = fmt.Sprintf("scheduler %q bound it to node %s without saying which GPUs it has", pod.Spec.SchedulerName, e.node)
 		}
-	} else if promised && e.node == "" { // its claims hold the GPUs
-		e.node = reserved.Node
 	}
 	b.strike(b.pods[pod.UID])
 	if e.node == "" && !e.asks {
@@ -710,10 +709,7 @@ func (b *Book) bookShares(booked *[]record, m *machine, d gpu.Demand, shares []v
 }
 
 func (b *Book) bookHold(m *machine, h *hold) {
-	if m.at < 0 || h.Pod != "" && h.Pod == b.guest {
-		return
-	}
-	if e := b.placed[h.Pod]; e != nil && e.node == h.Node {
+	if m.at < 0 || !h.claim && (h.Pod != "" && h.Pod == b.guest || b.holding(m, h.Pod)) {
 		return
 	}
 	shares := make([]v1alpha1.GPUShare, len(h.Devices))

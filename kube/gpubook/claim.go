@@ -37,12 +37,16 @@ func (b *Book) SetClaim(c *resourceapi.ResourceClaim) error {
 	k := &claim{pod: pod, node: node, shares: shares}
 	for i, s := range shares {
 		key := "claim/" + string(c.UID) + "/" + strconv.Itoa(i)
-		b.SetHold(key, Hold{Pod: name, Node: node, Devices: []string{s.Device}, Milli: s.Milli, MemoryMiB: s.MemoryMiB})
-		b.holds[key].owner = pod
+		h := &hold{Hold: Hold{Pod: name, Node: node, Devices: []string{s.Device}, Milli: s.Milli, MemoryMiB: s.MemoryMiB}, claim: true, owner: pod}
+		b.holds[key] = h
+		m := b.machine(node)
+		m.holds[key] = h
+		b.bookHold(m, h)
 		k.keys = append(k.keys, key)
 	}
 	b.claims[c.UID] = k
 	b.claimed[pod] = append(b.claimed[pod], k)
+	b.rebookHolds(b.machines[node], name) // what was kept for the pod is not kept beside it
 	return nil
 }
 
@@ -52,14 +56,34 @@ func (b *Book) DeleteClaim(uid types.UID) {
 	if k == nil {
 		return
 	}
+	name := b.holds[k.keys[0]].Pod
 	for _, key := range k.keys {
 		b.DeleteHold(key)
+	}
+	if m := b.machines[k.node]; m != nil {
+		b.rebookHolds(m, name)
 	}
 	delete(b.claims, uid)
 	rest := slices.DeleteFunc(b.claimed[k.pod], func(o *claim) bool { return o == k })
 	if b.claimed[k.pod] = rest; len(rest) == 0 {
 		delete(b.claimed, k.pod)
 	}
+}
+
+// holding reports whether a pod, by namespace/name, holds GPUs of a machine, so that
+// none are kept for it any more.
+func (b *Book) holding(m *machine, pod string) bool {
+	if e := b.placed[pod]; e != nil && e.node == m.name {
+		return true
+	}
+	if pod != "" {
+		for _, h := range m.holds {
+			if h.claim && h.Pod == pod {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // consumer returns the pod that a claim is for.

@@ -162,3 +162,41 @@ func TestAWholeGPUByClaimLeavesNothing(t *testing.T) {
 		t.Errorf("something fits beside a whole GPU: %+v", best)
 	}
 }
+
+func TestWhatIsKeptForAPodIsNotKeptBesideItsClaim(t *testing.T) {
+	b := New(nil)
+	if err := b.SetNode(machineWith("n1", 1)); err != nil {
+		t.Fatal(err)
+	}
+	idle := func() int16 { return b.Fleet().Machine(0).Idle[0] }
+	b.SetHold("plan", Hold{Pod: "default/p", Node: "n1", Devices: []string{"n1-0"}, Milli: 300, MemoryMiB: 4096})
+	if err := b.SetClaim(claimOn("c", "n1", "p", 300, 4096, "gpu-0")); err != nil {
+		t.Fatal(err)
+	}
+	if idle() != 700 {
+		t.Errorf("%d is left beside a claim and what was kept for its pod", idle())
+	}
+	b.DeleteClaim("claim-c")
+	if idle() != 700 {
+		t.Errorf("%d is left, and the place is still kept", idle())
+	}
+	b.DeleteHold("plan")
+	if idle() != 1000 {
+		t.Errorf("%d is left", idle())
+	}
+}
+
+func TestAClaimIsNotFreeForAPodOfThatName(t *testing.T) {
+	b := New(nil)
+	if err := b.SetNode(machineWith("n1", 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.SetClaim(claimOn("c", "n1", "p", 300, 4096, "gpu-0")); err != nil {
+		t.Fatal(err)
+	}
+	again := podOn("p", "") // of a StatefulSet; the claim is that of the pod before
+	again.UID = "another"
+	if idle := b.FleetFor(again).Machine(0).Idle[0]; idle != 700 {
+		t.Errorf("%d is left for it", idle)
+	}
+}

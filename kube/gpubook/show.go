@@ -70,7 +70,7 @@ func (b *Book) Devices(node string) []Device {
 	}
 	for _, key := range slices.Sorted(maps.Keys(m.holds)) {
 		h := m.holds[key]
-		if e := b.placed[h.Pod]; e != nil && e.node == node {
+		if !h.claim && b.holding(m, h.Pod) {
 			continue
 		}
 		who := Holder{For: h.Pod}
