@@ -57,6 +57,7 @@ type books struct {
 	scored  time.Time
 	fleet   int // machines that the scorer knows
 
+	desk   *claimDesk // nil where there are no claims
 	plans  cache.SharedIndexInformer
 	synced []cache.InformerSynced
 }
@@ -101,7 +102,7 @@ func newBooks(_ context.Context, h fwk.Handle) (*books, error) {
 		return nil, err
 	}
 	b.synced = []cache.InformerSynced{pods.HasSynced, nodes.HasSynced}
-	return b, nil
+	return b, b.followClaims(h)
 }
 
 // last returns the object of a deletion.
@@ -275,7 +276,7 @@ func (b *books) wake() {
 
 // podSeen takes in what the API server says of a pod.
 func (b *books) podSeen(was, is *v1.Pod) {
-	asks := gpubook.Asks(is)
+	asks := b.concerns(is)
 	b.mu.Lock()
 	b.seen.SetPod(is)
 	if !asks {
@@ -308,7 +309,7 @@ func (b *books) podGone(pod *v1.Pod) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.seen.DeletePod(pod.UID)
-	if gpubook.Asks(pod) {
+	if b.concerns(pod) {
 		b.changes++
 		delete(b.waiting, pod.UID)
 		delete(b.tried, pod.UID)

@@ -2,8 +2,10 @@ package gpufit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
@@ -13,8 +15,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/dynamic-resource-allocation/cel"
 	"k8s.io/dynamic-resource-allocation/resourceclaim"
+	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
 	"k8s.io/kubernetes/pkg/scheduler/util"
 
@@ -22,8 +26,6 @@ import (
 	"github.com/neap-dev/neap/core/gpu"
 	"github.com/neap-dev/neap/kube/convert"
 	"github.com/neap-dev/neap/kube/gpubook"
-
-	"k8s.io/klog/v2"
 )
 
 // A claimDesk is what GPUFit knows of claims: what pods ask for by them, and which
@@ -36,6 +38,100 @@ type claimDesk struct {
 	// reserved holds claims that a pod in its binding cycle will have allocated. What
 	// the API server says of them before is behind.
 	reserved map[types.UID]types.UID // claim → pod
+	// versions are those of the claims in the book. Several tell of a claim, and some
+	// are behind.
+	versions map[types.UID]uint64
+}
+
+// concerns reports whether a pod may ask for GPUs, by resources or by a claim.
+func (b *books) concerns(pod *v1.Pod) bool {
+	return gpubook.Asks(pod) || b.desk != nil && len(pod.Spec.ResourceClaims) > 0
+}
+
+// asked returns the demands of which a pod needs one, none if it asks for no GPU that
+// is still to be chosen. offered is nil unless it asks by a claim: then it is what
+// Neap's driver offers on every node. The lock is held.
+func (f *GPUFit) asked(ctx context.Context, pod *v1.Pod) (demands []gpu.Demand, offered map[string][]string, err error) {
+	if f.desk != nil && len(pod.Spec.ResourceClaims) > 0 {
+		why, err := f.desk.heal(ctx, f.now, pod)
+		if err != nil {
+			return nil, nil, unsaid{err}
+		}
+		if why != "" {
+			return nil, nil, errors.New(why)
+		}
+		demands, err = f.desk.demands(ctx, f.now, pod)
+		if err != nil || len(demands) > 0 {
+			if err == nil {
+				offered, err = f.desk.offers()
+			}
+			return demands, offered, err
+		}
+	}
+	if gpubook.Asks(pod) {
+		demands, err = f.now.Demands(pod)
+	}
+	return demands, nil, err
+}
+
+// unsaid is an error of the API server, after which a pod tries again by itself.
+type unsaid struct{ error }
+
+// among narrows may to the machines on which Neap's driver offers something.
+func (b *books) among(may func(int) bool, offered map[string][]string) func(int) bool {
+	return func(machine int) bool { return len(offered[b.now.Node(machine)]) > 0 && may(machine) }
+}
+
+// pin keeps a spot for the claims of a pod, and reports whether the driver offers all
+// of it. It always is so for a pod without claims.
+func (b *books) pin(c *choice, demand int, s gpu.Spot, offered map[string][]string) bool {
+	if offered == nil {
+		return true
+	}
+	node := b.now.Node(s.Machine)
+	p := pin{devices: b.now.DeviceNames(s), milli: c.demands[demand].Milli, memoryMiB: c.demands[demand].DeviceMemory}
+	for _, name := range p.devices {
+		if !slices.Contains(offered[node], name) {
+			return false
+		}
+	}
+	c.pins[node] = p
+	return true
+}
+
+// followClaims takes in the claims that there are.
+func (b *books) followClaims(h fwk.Handle) error {
+	if h.SharedDRAManager() == nil {
+		return nil
+	}
+	b.desk = newClaimDesk(h)
+	set := func(obj any) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.claimSeen(obj.(*resourceapi.ResourceClaim))
+	}
+	claims, err := h.SharedInformerFactory().Resource().V1().ResourceClaims().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    set,
+		UpdateFunc: func(_, is any) { set(is) },
+		DeleteFunc: func(obj any) {
+			if claim, ok := last(obj).(*resourceapi.ResourceClaim); ok {
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				b.desk.gone(b.now, claim.UID)
+				b.seen.DeleteClaim(claim.UID)
+			}
+		},
+	})
+	if err == nil {
+		b.synced = append(b.synced, claims.HasSynced)
+	}
+	return err
+}
+
+// claimSeen takes in what the API server says of a claim. The lock is held.
+func (b *books) claimSeen(claim *resourceapi.ResourceClaim) {
+	b.desk.seen(b.now, claim)
+	_ = b.seen.SetClaim(claim) // now has said what is wrong
 }
 
 func newClaimDesk(h fwk.Handle) *claimDesk {
@@ -44,6 +140,7 @@ func newClaimDesk(h fwk.Handle) *claimDesk {
 		client:    h.ClientSet(),
 		selectors: cel.NewCache(100, cel.Features{EnableConsumableCapacity: true}),
 		reserved:  map[types.UID]types.UID{},
+		versions:  map[types.UID]uint64{},
 	}
 }
 
@@ -165,19 +262,6 @@ func (c *claimDesk) offers() (map[string][]string, error) {
 	return out, nil
 }
 
-// pinOf returns a spot as the driver calls it, and false if the driver does not offer
-// all of it.
-func pinOf(book *gpubook.Book, d gpu.Demand, s gpu.Spot, offered []string) (pin, bool) {
-	p := pin{milli: d.Milli, memoryMiB: d.DeviceMemory}
-	for _, share := range book.DeviceNames(s) {
-		if !slices.Contains(offered, share) {
-			return pin{}, false
-		}
-		p.devices = append(p.devices, share)
-	}
-	return p, true
-}
-
 // reserve books a pin for the claims of a pod until [claimDesk.seen] sees them
 // allocated, or release.
 func (c *claimDesk) reserve(book *gpubook.Book, pod *v1.Pod, node string, p pin) {
@@ -225,13 +309,19 @@ func (c *claimDesk) release(book *gpubook.Book, pod *v1.Pod) {
 	}
 	for _, claim := range c.claims(pod) { // the scheduler's own copy is ahead of the informer's
 		if claim.Status.Allocation != nil {
-			_ = book.SetClaim(claim) // was said when it was seen
+			c.seen(book, claim)
 		}
 	}
 }
 
-// seen takes in a claim as the API server has it.
+// seen takes in a claim as the API server has it, unless a later state is known.
 func (c *claimDesk) seen(book *gpubook.Book, claim *resourceapi.ResourceClaim) {
+	if version, err := strconv.ParseUint(claim.ResourceVersion, 10, 64); err == nil {
+		if version < c.versions[claim.UID] {
+			return
+		}
+		c.versions[claim.UID] = version
+	}
 	if claim.Status.Allocation == nil {
 		if _, waits := c.reserved[claim.UID]; waits {
 			return
@@ -246,6 +336,7 @@ func (c *claimDesk) seen(book *gpubook.Book, claim *resourceapi.ResourceClaim) {
 // gone takes in that a claim is deleted.
 func (c *claimDesk) gone(book *gpubook.Book, uid types.UID) {
 	delete(c.reserved, uid)
+	delete(c.versions, uid)
 	book.DeleteClaim(uid)
 }
 
@@ -298,19 +389,32 @@ func (c *claimDesk) fault(book *gpubook.Book, node string, shares []convert.GPUC
 }
 
 // claimEvents are what can make room for a pod, or let it ask, by way of claims.
-func claimEvents() []fwk.ClusterEventWithHint {
+func (b *books) claimEvents() []fwk.ClusterEventWithHint {
+	if b.desk == nil {
+		return nil
+	}
 	return []fwk.ClusterEventWithHint{
-		{Event: fwk.ClusterEvent{Resource: fwk.ResourceClaim, ActionType: fwk.Add | fwk.Update | fwk.Delete}, QueueingHintFn: afterClaim},
+		{Event: fwk.ClusterEvent{Resource: fwk.ResourceClaim, ActionType: fwk.Add | fwk.Update | fwk.Delete}, QueueingHintFn: b.afterClaim},
 		{Event: fwk.ClusterEvent{Resource: fwk.ResourceSlice, ActionType: fwk.Add | fwk.Update}, QueueingHintFn: afterOffer},
 		{Event: fwk.ClusterEvent{Resource: fwk.DeviceClass, ActionType: fwk.Add | fwk.Update}, QueueingHintFn: afterOffer},
 	}
 }
 
 // afterClaim wakes every pod when GPUs are given back, and a pod whose claim changes.
-func afterClaim(_ klog.Logger, pod *v1.Pod, before, after any) (fwk.QueueingHint, error) {
+// The books take the change in before the pod looks: their own informer may be behind.
+func (b *books) afterClaim(_ klog.Logger, pod *v1.Pod, before, after any) (fwk.QueueingHint, error) {
 	was, now, err := util.As[*resourceapi.ResourceClaim](before, after)
 	if err != nil {
 		return fwk.Queue, err
+	}
+	if was != nil && was.Status.Allocation != nil {
+		b.mu.Lock()
+		if now != nil {
+			b.desk.seen(b.now, now)
+		} else {
+			b.desk.gone(b.now, was.UID)
+		}
+		b.mu.Unlock()
 	}
 	if was != nil && was.Status.Allocation != nil && (now == nil || now.Status.Allocation == nil) {
 		return fwk.Queue, nil

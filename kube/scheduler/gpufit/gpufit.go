@@ -131,6 +131,7 @@ type choice struct {
 	// changed are machines as they would be without pods that may be preempted.
 	changed map[string]gpu.Machine
 	has     *v1alpha1.GPUAllocation
+	pins    pins // for a pod that asks by a claim; else nil
 }
 
 // Clone implements [fwk.StateData].
@@ -149,7 +150,7 @@ func chosen(state fwk.CycleState) *choice {
 
 // PreFilter implements [fwk.PreFilterPlugin]: it chooses the machines.
 func (f *GPUFit) PreFilter(ctx context.Context, state fwk.CycleState, pod *v1.Pod, nodes []fwk.NodeInfo) (*fwk.PreFilterResult, *fwk.Status) {
-	if !gpubook.Asks(pod) {
+	if !f.concerns(pod) {
 		return nil, fwk.NewStatus(fwk.Skip)
 	}
 	if err := f.ready(ctx); err != nil {
@@ -163,19 +164,30 @@ func (f *GPUFit) PreFilter(ctx context.Context, state fwk.CycleState, pod *v1.Po
 	f.waiting[pod.UID] = pod
 
 	// 1. What it asks for, and whether any GPU could ever do.
-	demands, err := f.now.Demands(pod)
+	demands, offered, err := f.asked(ctx, pod)
+	if _, again := err.(unsaid); again {
+		return nil, fwk.AsStatus(err)
+	}
 	if err != nil {
 		return nil, fwk.NewStatus(fwk.UnschedulableAndUnresolvable, err.Error())
+	}
+	if len(demands) == 0 {
+		return nil, fwk.NewStatus(fwk.Skip)
 	}
 	c := &choice{demands: demands}
 	state.Write(stateKey, c)
 	fleet := f.now.FleetFor(pod)
 	may := f.may(pod)
+	if offered != nil {
+		c.pins = pins{}
+		state.Write(pinsKey, c.pins)
+		may = f.among(may, offered)
+	}
 
 	// 2. Where a plan wants it, if it fits there.
 	again := f.tried[pod.UID]
 	if !again {
-		if s, ok := f.now.Hinted(pod, demands); ok && may(s.Machine) {
+		if s, ok := f.now.Hinted(pod, demands); ok && may(s.Machine) && f.pin(c, s.Demand, s.Spot, offered) {
 			c.hint, c.first = &s, true
 			c.rank = map[string]int{f.now.Node(s.Machine): 0}
 			return &fwk.PreFilterResult{NodeNames: sets.KeySet(c.rank)}, nil
@@ -194,7 +206,9 @@ func (f *GPUFit) PreFilter(ctx context.Context, state fwk.CycleState, pod *v1.Po
 	c.first = !again && len(best) == most
 	c.rank = make(map[string]int, len(best))
 	for i, b := range best {
-		c.rank[f.now.Node(b.Spot.Machine)] = i
+		if f.pin(c, b.Alternative, b.Spot, offered) {
+			c.rank[f.now.Node(b.Spot.Machine)] = i
+		}
 	}
 	return &fwk.PreFilterResult{NodeNames: sets.KeySet(c.rank)}, nil
 }
@@ -451,6 +465,11 @@ func (f *GPUFit) Reserve(_ context.Context, state fwk.CycleState, pod *v1.Pod, n
 	if !ok {
 		return fwk.NewStatus(fwk.Unschedulable, ErrGPU)
 	}
+	if c.pins != nil {
+		delete(f.tried, pod.UID)
+		f.desk.reserve(f.now, pod, node, c.pins[node])
+		return nil
+	}
 	var a v1alpha1.GPUAllocation
 	if c.hint != nil && c.hint.Machine == i {
 		a = f.now.Allocation(c.demands[c.hint.Demand], c.hint.Spot)
@@ -472,11 +491,15 @@ func (f *GPUFit) Reserve(_ context.Context, state fwk.CycleState, pod *v1.Pod, n
 // Unreserve implements [fwk.ReservePlugin].
 func (f *GPUFit) Unreserve(_ context.Context, state fwk.CycleState, pod *v1.Pod, _ string) {
 	c := chosen(state)
-	if c == nil || c.has == nil {
+	if c == nil || c.has == nil && c.pins == nil {
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if c.pins != nil {
+		f.desk.release(f.now, pod)
+		return
+	}
 	if err := binding.Err(state); err != nil && !refused(err) {
 		f.keep(pod, *c.has)
 	}
@@ -500,10 +523,10 @@ func (f *GPUFit) Bind(ctx context.Context, state fwk.CycleState, pod *v1.Pod, no
 // EventsToRegister implements [fwk.EnqueueExtensions]. That a plan gave places free,
 // or that a pod asks for something else now, the plugin sees itself.
 func (f *GPUFit) EventsToRegister(context.Context) ([]fwk.ClusterEventWithHint, error) {
-	return []fwk.ClusterEventWithHint{
+	return append(f.claimEvents(), []fwk.ClusterEventWithHint{
 		{Event: fwk.ClusterEvent{Resource: fwk.Node, ActionType: fwk.Add | fwk.UpdateNodeAllocatable | fwk.UpdateNodeLabel | fwk.UpdateNodeTaint | fwk.UpdateNodeAnnotation}, QueueingHintFn: f.afterNodeChanged},
 		{Event: fwk.ClusterEvent{Resource: fwk.Pod, ActionType: fwk.Delete | fwk.UpdatePodScaleDown}, QueueingHintFn: f.afterPodLeft},
-	}, nil
+	}...), nil
 }
 
 // afterNodeChanged tries again when a machine with GPUs came or changed.
