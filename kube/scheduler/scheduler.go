@@ -25,6 +25,7 @@ func Options() []app.Option {
 	return []app.Option{
 		app.WithPlugin(elasticfit.Name, elasticfit.New),
 		app.WithPlugin(gpufit.Name, gpufit.Plugin()),
+		app.WithPlugin(gpufit.ClaimsName, gpufit.NewClaims),
 		app.WithPlugin(poolorder.Name, poolorder.New),
 	}
 }

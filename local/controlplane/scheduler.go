@@ -42,6 +42,7 @@ profiles:
       enabled:
       - name: ElasticFit
       - name: GPUFit
+      - name: GPUClaims
     bind:
       enabled:
       - name: ElasticFit
@@ -52,11 +53,16 @@ profiles:
       # Which GPUs a pod gets nobody else decides.
       - name: GPUFit
         weight: 100
+      # Kubernetes' own plugin for claims, that sees of Neap's GPUs what GPUFit chose.
+      - name: GPUClaims
+        weight: 2
       - name: PoolOrder
         weight: 2
       # The pools that a pod prefers, in its order, come before everything else.
       - name: NodeAffinity
         weight: 20
+      disabled:
+      - name: DynamicResources
 `
 
 // StartScheduler starts neap-scheduler as system:kube-scheduler and waits
