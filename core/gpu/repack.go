@@ -70,7 +70,7 @@ type Options struct {
 }
 
 // DefaultSteps is enough to plan for a thousand machines within seconds.
-const DefaultSteps = 50_000_000
+const DefaultSteps = 500_000_000
 
 // A Move takes one tenant from one spot to another. The new place is taken when the
 // move starts and the old one given when it ends. Moves start in their order.
@@ -461,7 +461,7 @@ func (r *repacker) spent(work int) bool {
 }
 
 // find returns a free spot for one of the demands, making room by chains of at
-// most depth pods.
+// most depth pods, the shortest that do.
 func (r *repacker) find(demands []Demand, depth int) (int, Spot, bool) {
 	if r.spent(len(demands) * r.f.Len()) {
 		return 0, Spot{}, false
@@ -473,12 +473,23 @@ func (r *repacker) find(demands []Demand, depth int) (int, Spot, bool) {
 	} else if best := r.f.Best(demands, 1, nil); len(best) > 0 {
 		return best[0].Alternative, best[0].Spot, true
 	}
-	if depth == 0 {
-		return 0, Spot{}, false
-	}
-	for i := range demands {
-		if spot, ok := r.makeRoom(&demands[i], depth); ok {
-			return i, spot, true
+	var all []candidate
+	for deep := range depth {
+		switch deep {
+		case 0: // those that fit nowhere need not be tried
+			all = r.candidates(demands, make([]int8, r.kinds))
+		case 1:
+			all = r.candidates(demands, nil)
+			all = all[:min(len(all), width[depth])]
+		}
+		for i := range all {
+			c := &all[i]
+			if r.clear(&demands[c.demand], c, deep) {
+				return c.demand, c.spot, true
+			}
+			if r.stop == StepLimit {
+				return 0, Spot{}, false
+			}
 		}
 	}
 	return 0, Spot{}, false
@@ -487,34 +498,12 @@ func (r *repacker) find(demands []Demand, depth int) (int, Spot, bool) {
 // width is how many candidates are tried to make room, by what is left of a chain.
 var width = [...]int{0, 400, 24, 8}
 
-// A candidate is room that could be made.
+// A candidate is room that could be made for one of the demands.
 type candidate struct {
+	demand  int
 	spot    Spot
 	victims []int32
 	milli   int64 // of the victims
-}
-
-// makeRoom moves tenants away until d has room, and returns where.
-func (r *repacker) makeRoom(d *Demand, depth int) (Spot, bool) {
-	var all []candidate
-	for deep := range depth {
-		switch deep {
-		case 0: // those that fit nowhere need not be tried
-			all = r.candidates(d, make([]int8, r.kinds))
-		case 1:
-			all = r.candidates(d, nil)
-			all = all[:min(len(all), width[depth])]
-		}
-		for i := range all {
-			if r.clear(d, &all[i], deep) {
-				return all[i].spot, true
-			}
-			if r.stop == StepLimit {
-				return Spot{}, false
-			}
-		}
-	}
-	return Spot{}, false
 }
 
 // stuck reports whether tenant t fits nowhere else as things are; known remembers it
@@ -581,26 +570,31 @@ func (m *Machine) admits(d *Demand, on Devices) bool {
 	return d.CPU <= m.CPU && d.Memory <= m.Memory && on&^m.Usable(d) == 0
 }
 
-// candidates returns where room for d could be made, the easiest first.
-// Tenants that are stuck are left where they are.
-func (r *repacker) candidates(d *Demand, stuck []int8) []candidate {
-	r.spent(r.f.Len())
+// perCandidates is how many machines looked at one machine's candidates count for.
+const perCandidates = 20
+
+// candidates returns where room for one of the demands could be made, the easiest
+// first. Tenants that are stuck are left where they are.
+func (r *repacker) candidates(demands []Demand, stuck []int8) []candidate {
+	r.spent(len(demands) * r.f.Len() * perCandidates)
 	var all []candidate
-	for i := range r.truth {
-		has := &r.f.whole[i]
-		if r.shut[i] || d.CPU > has.CPU || d.Memory > has.Memory || d.Devices > has.GPUs {
-			continue
+	for a := range demands {
+		d := &demands[a]
+		from := len(all)
+		for i := range r.truth {
+			if has := &r.f.whole[i]; !r.shut[i] && d.CPU <= has.CPU && d.Memory <= has.Memory && d.Devices <= has.GPUs {
+				all = r.candidatesOn(all, d, i, stuck)
+			}
 		}
-		all = r.candidatesOn(all, d, i, stuck)
+		for i := from; i < len(all); i++ {
+			all[i].demand = a
+		}
 	}
 	slices.SortFunc(all, func(a, b candidate) int {
-		return cmp.Or(cmp.Compare(len(a.victims), len(b.victims)), cmp.Compare(a.milli, b.milli), cmp.Compare(a.spot.Machine, b.spot.Machine),
-			cmp.Compare(a.spot.Devices, b.spot.Devices), slices.Compare(a.victims, b.victims))
+		return cmp.Or(cmp.Compare(len(a.victims), len(b.victims)), cmp.Compare(a.milli, b.milli), cmp.Compare(a.demand, b.demand),
+			cmp.Compare(a.spot.Machine, b.spot.Machine), cmp.Compare(a.spot.Devices, b.spot.Devices), slices.Compare(a.victims, b.victims))
 	})
-	if most := width[1]; len(all) > most {
-		all = all[:most]
-	}
-	return all
+	return all[:min(len(all), width[1])]
 }
 
 func (r *repacker) candidatesOn(all []candidate, d *Demand, machine int, stuck []int8) []candidate {
@@ -782,7 +776,7 @@ func (s *Situation) worth(d *Demand, machine int) int64 {
 func (r *repacker) admit() {
 	for i, demands := range r.s.Pending {
 		mark := len(r.log)
-		demand, spot, ok := r.findUpTo(demands)
+		demand, spot, ok := r.find(demands, r.opts.Depth)
 		switch {
 		case !ok:
 			r.why(NoMore)
@@ -808,19 +802,6 @@ func (r *repacker) why(s Stop) {
 			r.stop = MoveLimit
 		}
 	}
-}
-
-// findUpTo finds with the shortest chains that do.
-func (r *repacker) findUpTo(demands []Demand) (int, Spot, bool) {
-	for depth := range r.opts.Depth + 1 {
-		if demand, spot, ok := r.find(demands, depth); ok {
-			return demand, spot, true
-		}
-		if r.stop == StepLimit {
-			break
-		}
-	}
-	return 0, Spot{}, false
 }
 
 // close keeps everything away from machine i, or no longer.
@@ -948,11 +929,7 @@ func (r *repacker) evacuate() {
 	}
 	slices.SortFunc(all, r.harder)
 	for _, t := range all {
-		done := !slices.ContainsFunc(r.s.Leave, func(l Spot) bool { return r.at[t].on(l) })
-		for depth := 0; depth <= r.opts.Depth && !done && r.stop != StepLimit; depth++ {
-			done = r.move(int(t), depth)
-		}
-		if !done {
+		if slices.ContainsFunc(r.s.Leave, func(l Spot) bool { return r.at[t].on(l) }) && !r.move(int(t), r.opts.Depth) {
 			r.left = append(r.left, int(t))
 			r.why(NoMore)
 		}

@@ -150,7 +150,7 @@ func newCrowd(t *Trace, s *stage, opts ChurnOptions) *crowd {
 }
 
 // churnSteps bounds the work of making room for one pod.
-const churnSteps = 5_000_000
+const churnSteps = 1_000_000
 
 // makeRoom moves clients until d has a place.
 func (r *ChurnResult) makeRoom(fleet *gpu.Fleet, clients []client, d gpu.Demand, moves int) (gpu.Spot, bool, error) {
