@@ -9,16 +9,18 @@ import (
 
 // A RepackResult is what giving machines back showed.
 type RepackResult struct {
-	Plan gpu.Plan
-	// LeastGPUs is a lower bound of the GPUs on the machines that any placement of
-	// the same pods uses, 0 if it was not asked for.
-	LeastGPUs int64
-	Pods      int
+	Plan               gpu.Plan
+	Pods               int
+	DoubleMilliSeconds int64 // milli held twice, times the seconds
+	// BoundGPUs and BoundMachines are at most what any placement of the same pods
+	// uses: GPUs of the machines that run something, and these machines. They are
+	// nil if not asked for.
+	BoundGPUs, BoundMachines *int64
 }
 
 // Repack places the published arrivals up to a level by a policy, then plans to give
 // machines back ([gpu.Empty]), wherever neap would put the pods that move. The plan is
-// verified. A machine's price is its GPUs.
+// verified. A machine's price is its GPUs, a thousandth of a unit a milli and hour.
 func Repack(ctx context.Context, t *Trace, opts Options, arrivedPercent int, limits gpu.Options, bound bool) (*RepackResult, error) {
 	stage, err := newStage(t, opts)
 	if err != nil {
@@ -40,7 +42,7 @@ func Repack(ctx context.Context, t *Trace, opts Options, arrivedPercent int, lim
 		if stage.grouped != nil {
 			stage.grouped.placed(spot.Machine, &p.Demand)
 		}
-		s.Tenants = append(s.Tenants, gpu.Tenant{Demands: []gpu.Demand{p.Demand}, Spot: spot})
+		s.Tenants = append(s.Tenants, gpu.Tenant{Demands: []gpu.Demand{p.Demand}, Spot: spot, Seconds: loadSeconds(len(s.Tenants))})
 	}
 	stage.fleet.Rescore(gpu.NewNeap(stage.machines, MixOf(t.Pods), 0))
 	r := &RepackResult{Pods: len(s.Tenants)}
@@ -50,16 +52,23 @@ func Repack(ctx context.Context, t *Trace, opts Options, arrivedPercent int, lim
 	if err := r.Plan.Verify(s, gpu.Empty, limits); err != nil {
 		return nil, fmt.Errorf("the plan is wrong: %w", err)
 	}
+	for _, m := range r.Plan.Moves {
+		r.DoubleMilliSeconds += m.Seconds * s.Tenants[m.Tenant].Demands[m.Demand].GPU()
+	}
 	if bound {
-		prices := make([]int64, len(stage.machines))
-		for i := range prices {
-			prices[i] = int64(stage.machines[i].GPUs)
+		gpus, machines := make([]int64, len(stage.machines)), make([]int64, len(stage.machines))
+		for i := range gpus {
+			gpus[i], machines[i] = int64(stage.machines[i].GPUs), 1
 		}
-		var shares []gpu.Share
-		for i := range s.Tenants {
-			shares = append(shares, gpu.Share{Demand: s.Tenants[i].Demands[0], Count: 1})
+		shares := make([]gpu.Share, len(s.Tenants))
+		for i := range shares {
+			shares[i] = gpu.Share{Demand: s.Tenants[i].Demands[0], Count: 1}
 		}
-		r.LeastGPUs = gpu.Fewest(stage.machines, prices, shares, boundSteps)
+		least := func(prices []int64) *int64 {
+			v := gpu.Fewest(stage.machines, prices, shares, boundSteps)
+			return &v
+		}
+		r.BoundGPUs, r.BoundMachines = least(gpus), least(machines)
 	}
 	return r, ctx.Err()
 }
