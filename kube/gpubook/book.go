@@ -267,11 +267,20 @@ func (b *Book) Fleet() *gpu.Fleet { return b.open("") }
 // until the next call of either.
 func (b *Book) FleetFor(pod *v1.Pod) *gpu.Fleet { return b.open(nameOf(pod)) }
 
-func (b *Book) open(guest string) *gpu.Fleet {
+// flush adds the machines that have come to the fleet: together, in the order of
+// their names, so that it does not matter in which they were told.
+func (b *Book) flush() {
+	if len(b.fresh) == 0 {
+		return
+	}
 	for _, name := range slices.Sorted(maps.Keys(b.fresh)) {
 		b.add(b.fresh[name])
 	}
 	clear(b.fresh)
+}
+
+func (b *Book) open(guest string) *gpu.Fleet {
+	b.flush()
 	if b.guest != guest {
 		was := b.guest
 		b.guest = guest
@@ -286,6 +295,7 @@ func (b *Book) open(guest string) *gpu.Fleet {
 
 // Machine returns the number of a node in the fleet, and false if it has no GPUs.
 func (b *Book) Machine(node string) (int, bool) {
+	b.flush()
 	m := b.machines[node]
 	if m == nil || m.at < 0 {
 		return 0, false
@@ -396,6 +406,7 @@ func (b *Book) Allocation(d gpu.Demand, s gpu.Spot) v1alpha1.GPUAllocation {
 // Spot returns where the named GPUs of a node are, and false if one of them is not
 // there.
 func (b *Book) Spot(node string, uuids ...string) (gpu.Spot, bool) {
+	b.flush()
 	m := b.machines[node]
 	if m == nil || m.at < 0 {
 		return gpu.Spot{}, false
