@@ -44,6 +44,10 @@ var Permissions = []Permission{
 	{Group: "neap.dev", Resource: "timetables/status", Verbs: []string{"patch"}},
 	{Group: "neap.dev", Resource: "holidaycalendars", Verbs: read},
 	{Group: "neap.dev", Resource: "repackplans", Verbs: read},
+	{Group: "neap.dev", Resource: "repackplans", Verbs: []string{"create", "delete"}, Optional: "no plans are made for sick GPUs"},
+	{Group: "neap.dev", Resource: "repackplans/status", Verbs: []string{"patch"}, Optional: "no RepackPlan is planned"},
+	{Group: "policy", Resource: "poddisruptionbudgets", Verbs: []string{"list"}, Optional: "no RepackPlan is planned"},
+	{Group: "resource.k8s.io", Resource: "resourceclaims", Verbs: []string{"list"}, Optional: "RepackPlans do not know what claims hold"},
 	{Group: "autoscaling", Resource: "horizontalpodautoscalers", Verbs: read},
 	{Group: "apps", Resource: "deployments/scale", Verbs: []string{"get", "update"}, Optional: "no ElasticPolicy can scale a Deployment"},
 	{Group: "apps", Resource: "statefulsets/scale", Verbs: []string{"get", "update"}, Optional: "no ElasticPolicy can scale a StatefulSet"},
@@ -72,6 +76,15 @@ var HeadroomPermissions = []Permission{
 	{Group: "scheduling.k8s.io", Resource: "priorityclasses", Verbs: []string{"get", "create"}, Optional: "no balloons"},
 	{Group: "", Resource: "podtemplates", Verbs: []string{"get", "create", "patch", "delete"}, Optional: "no CapacityBuffers"},
 	{Group: "autoscaling.x-k8s.io", Resource: "capacitybuffers", Verbs: []string{"get", "create", "patch", "delete"}, Optional: "no CapacityBuffers"},
+}
+
+// RepackPermissions lists what the controller needs besides to carry RepackPlans
+// out. Who may make pods may run anything, so the chart grants it only where
+// repack.enabled says so; without it plans stay plans.
+var RepackPermissions = []Permission{
+	{Group: "", Resource: "pods", Verbs: []string{"create"}, Optional: "no replacements"},
+	{Group: "", Resource: "pods/eviction", Verbs: []string{"create"}, Optional: "no pod goes"},
+	{Group: "", Resource: "services", Verbs: []string{"list"}, Optional: "no replacements"},
 }
 
 var versions = map[string]string{"": "v1", "apps": "v1", "batch": "v1", "autoscaling": "v2", v1alpha1.GroupVersion.Group: v1alpha1.GroupVersion.Version}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/neap-dev/neap/api/v1alpha1"
 	"github.com/neap-dev/neap/core/bill"
 	"github.com/neap-dev/neap/kube/observe"
 	"github.com/neap-dev/neap/metrics"
@@ -26,6 +27,7 @@ type Flags struct {
 	PrometheusCA        string
 	Currency            string
 	Grace               time.Duration
+	EvacuateGPUs        string
 	Listen              string
 	MetricsAddress      string
 	HealthAddress       string
@@ -45,7 +47,8 @@ func NewCommand(page func(*store.Store, metrics.Source) http.Handler) *cobra.Com
 Every minute it decides how many replicas the workloads of ElasticPolicies have.
 It writes nothing in the cluster but the status of Neap's own objects and, where
 an ElasticPolicy is in mode Auto, the /scale of its target, its pods' deletion
-cost and readiness gate, and the room that it is to have.
+cost and readiness gate, and the room that it is to have; and where a RepackPlan
+is in mode Execute, replacements for the pods that it moves.
 
 It needs a directory that outlives it (--store). With --prometheus it knows what
 pods used; without, all use is estimated as what was requested.`,
@@ -77,6 +80,7 @@ pods used; without, all use is estimated as what was requested.`,
 	fs.StringVar(&f.PrometheusCA, "prometheus-ca-file", "", "file with the certificates to trust for it, in PEM")
 	fs.StringVar(&f.Currency, "currency", "", "currency of the bill, such as USD; default: that of the machine types")
 	fs.DurationVar(&f.Grace, "grace", 2*time.Minute, "how long after its end an hour is closed")
+	fs.StringVar(&f.EvacuateGPUs, "evacuate-gpus", "DryRun", "mode of the RepackPlans that are made for pods on sick GPUs: DryRun or Execute; Off makes none")
 	fs.StringVar(&f.Listen, "listen", "127.0.0.1:8088", "where the dashboard is served; empty serves none")
 	fs.StringVar(&f.MetricsAddress, "metrics-address", "127.0.0.1:8080", "where the controller's own metrics are served; empty serves none")
 	fs.StringVar(&f.HealthAddress, "health-address", "127.0.0.1:8081", "where /healthz and /readyz are served; empty serves none")
@@ -93,6 +97,8 @@ func (f Flags) Validate() error {
 		return errors.New("--store is required: name a directory that outlives the process, such as /var/lib/neap")
 	case f.Grace < 0 || f.Grace > 30*time.Minute:
 		return fmt.Errorf("--grace is %v; give 0 to 30m", f.Grace)
+	case f.EvacuateGPUs != "Off" && f.EvacuateGPUs != string(v1alpha1.RepackDryRun) && f.EvacuateGPUs != string(v1alpha1.RepackExecute):
+		return fmt.Errorf("--evacuate-gpus is %q; give DryRun, Execute or Off", f.EvacuateGPUs)
 	case f.LogFormat != "text" && f.LogFormat != "json":
 		return fmt.Errorf("--log-format is %q; give text or json", f.LogFormat)
 	}
@@ -127,8 +133,12 @@ func (f Flags) run(ctx context.Context, log *slog.Logger, page func(*store.Store
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
+	evacuate := v1alpha1.RepackMode(f.EvacuateGPUs)
+	if evacuate == "Off" {
+		evacuate = ""
+	}
 	if c, err = New(Options{
-		RESTConfig: cfg, Store: s, Ledger: s, Metrics: source, Currency: f.Currency, Grace: f.Grace,
+		RESTConfig: cfg, Store: s, Ledger: s, Metrics: source, Currency: f.Currency, Grace: f.Grace, EvacuateGPUs: evacuate,
 		LeaderElection: f.LeaderElect, Namespace: f.Namespace,
 		MetricsAddress: f.MetricsAddress, HealthAddress: f.HealthAddress, Log: log,
 	}); err != nil {

@@ -39,6 +39,7 @@ import (
 	"github.com/neap-dev/neap/api/v1alpha1"
 	"github.com/neap-dev/neap/core/bill"
 	"github.com/neap-dev/neap/core/machine"
+	"github.com/neap-dev/neap/core/money"
 	"github.com/neap-dev/neap/core/resource"
 	"github.com/neap-dev/neap/core/workload"
 	"github.com/neap-dev/neap/kube/controller/biller"
@@ -48,6 +49,7 @@ import (
 	"github.com/neap-dev/neap/kube/controller/modulestatus"
 	"github.com/neap-dev/neap/kube/controller/poolstatus"
 	"github.com/neap-dev/neap/kube/controller/releaser"
+	"github.com/neap-dev/neap/kube/controller/repacker"
 	"github.com/neap-dev/neap/kube/controller/scaler"
 	"github.com/neap-dev/neap/kube/controller/timetablestatus"
 	"github.com/neap-dev/neap/kube/controller/typestatus"
@@ -76,6 +78,9 @@ type Options struct {
 	// Surveyed is called after each survey of the GPUs; nil is not called.
 	// WriteMetrics of Controller.GPUs then has it.
 	Surveyed func(at time.Time)
+	// EvacuateGPUs is the mode of the RepackPlans that are made for sick GPUs; ""
+	// makes none.
+	EvacuateGPUs v1alpha1.RepackMode
 	// Currency and Grace are those of biller.Options.
 	Currency string
 	Grace    time.Duration
@@ -196,6 +201,9 @@ func (c *Controller) Run(ctx context.Context) error {
 	if err := order.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("controller: %w", err)
 	}
+	if err := c.repacking(mgr); err != nil {
+		return fmt.Errorf("controller: %w", err)
+	}
 	err = mgr.Add(leaderRunnable(func(ctx context.Context) error {
 		if err := c.Biller.Restore(ctx); err != nil {
 			return err
@@ -260,6 +268,22 @@ func (c *Controller) scaling(cfg *rest.Config, mgr ctrl.Manager) error {
 		}
 		return c.Scaler.Run(ctx)
 	}))
+}
+
+// repacking sets up the repacker.
+func (c *Controller) repacking(mgr ctrl.Manager) error {
+	return repacker.New(repacker.Options{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Clock: c.o.Clock, Ledger: c.o.Ledger, Evacuate: c.o.EvacuateGPUs, Log: c.o.Log,
+		Price: func(node *corev1.Node, pools *convert.Pools) money.Amount {
+			book, _ := c.Biller.Book() // what has no price is told in the pools' own statuses
+			m := convert.Machine(node, pools)
+			p, err := book.At(m.Type, m.Capacity, c.now())
+			if err != nil {
+				return 0
+			}
+			return money.Amount(p.Effective)
+		},
+	}).SetupWithManager(mgr)
 }
 
 // surveying sets up the survey of the GPUs.

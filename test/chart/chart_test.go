@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -180,30 +181,32 @@ func TestTheControllersRightsAreThoseTheCodeNames(t *testing.T) {
 	}
 }
 
-func TestHeadroomsRightsAreGrantedOnRequest(t *testing.T) {
-	var want []string
-	for _, p := range controller.HeadroomPermissions {
-		want = append(want, rules([]rbacv1.PolicyRule{{APIGroups: []string{p.Group}, Resources: []string{p.Resource}, Verbs: p.Verbs}})...)
-	}
-	slices.Sort(want)
-	granted := func(values ...string) (got []string) {
-		for _, r := range all[rbacv1.ClusterRole](t, render(t, values...), "ClusterRole") {
-			if r.Name == "neap-headroom" {
-				got = rules(r.Rules)
-			}
+func TestWhatLetsRunAnythingIsGrantedOnRequest(t *testing.T) {
+	for name, needs := range map[string][]controller.Permission{"headroom": controller.HeadroomPermissions, "repack": controller.RepackPermissions} {
+		var want []string
+		for _, p := range needs {
+			want = append(want, rules([]rbacv1.PolicyRule{{APIGroups: []string{p.Group}, Resources: []string{p.Resource}, Verbs: p.Verbs}})...)
 		}
-		return got
-	}
-	if got := granted(); len(got) > 0 {
-		t.Errorf("without having been asked the chart grants\n%s", strings.Join(got, "\n"))
-	}
-	if got := granted("headroom.enabled=true"); !slices.Equal(got, want) {
-		t.Errorf("the chart grants\n%s\nthe code needs\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+		slices.Sort(want)
+		granted := func(values ...string) (got []string) {
+			for _, r := range all[rbacv1.ClusterRole](t, render(t, values...), "ClusterRole") {
+				if r.Name == "neap-"+name {
+					got = rules(r.Rules)
+				}
+			}
+			return got
+		}
+		if got := granted(); len(got) > 0 {
+			t.Errorf("without having been asked the chart grants for %s\n%s", name, strings.Join(got, "\n"))
+		}
+		if got := granted(name + ".enabled=true"); !slices.Equal(got, want) {
+			t.Errorf("for %s the chart grants\n%s\nthe code needs\n%s", name, strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
 	}
 }
 
 func TestNoRightIsAWildcardOrASecret(t *testing.T) {
-	objs := render(t, "scheduler.enabled=true", "headroom.enabled=true", "bridge.enabled=true")
+	objs := render(t, "scheduler.enabled=true", "headroom.enabled=true", "repack.enabled=true", "bridge.enabled=true")
 	check := func(name string, list []rbacv1.PolicyRule) {
 		for _, r := range rules(list) {
 			if strings.Contains(r, "*") || strings.Contains(r, "secrets") || strings.Contains(r, "configmaps") || strings.Contains(r, "escalate") || strings.Contains(r, "impersonate") {
@@ -223,7 +226,7 @@ func TestNoRightIsAWildcardOrASecret(t *testing.T) {
 		check(r.Name, r.Rules)
 	}
 	builtIn := []string{"system:kube-scheduler", "system:volume-scheduler", "system:auth-delegator"}
-	own := []string{"neap-controller", "neap-scheduler", "neap-headroom", "neap-bridge"}
+	own := []string{"neap-controller", "neap-scheduler", "neap-headroom", "neap-repack", "neap-bridge"}
 	for _, b := range all[rbacv1.ClusterRoleBinding](t, objs, "ClusterRoleBinding") {
 		if !slices.Contains(own, b.RoleRef.Name) && !slices.Contains(builtIn, b.RoleRef.Name) {
 			t.Errorf("%s binds %s", b.Name, b.RoleRef.Name)
@@ -336,6 +339,9 @@ func TestTheAdmissionPoliciesAreThoseThatAreTried(t *testing.T) {
 	}
 	objs := render(t)
 	for _, w := range want {
+		if w.GetName() == "gpu-devices.neap.dev" && w.GetKind() == "ValidatingAdmissionPolicy" {
+			continue // below: a real cluster has no neap-fleet
+		}
 		if !slices.ContainsFunc(objs, func(o *unstructured.Unstructured) bool { return reflect.DeepEqual(o.Object, w.Object) }) {
 			t.Errorf("the chart does not install the %s %s as it is", w.GetKind(), w.GetName())
 		}
@@ -344,6 +350,39 @@ func TestTheAdmissionPoliciesAreThoseThatAreTried(t *testing.T) {
 		if o.GroupVersionKind().Group == "admissionregistration.k8s.io" {
 			t.Errorf("%s is there although it was turned off", o.GetName())
 		}
+	}
+}
+
+// The policies that keep hands off know the service accounts of the release.
+func TestTheAdmissionPoliciesKnowWhoMayWrite(t *testing.T) {
+	objs := render(t, "fullnameOverride=other", "admission.gpuWriters.schedulers={mine,yours}", "admission.gpuWriters.agents={theirs}")
+	want := map[string]string{
+		"gpu-allocation.neap.dev": "['system:kube-scheduler', 'system:serviceaccount:neap-system:other-scheduler', 'mine', 'yours']",
+		"gpu-devices.neap.dev":    "['system:serviceaccount:neap-system:other-agent', 'theirs']",
+	}
+	for _, p := range all[admissionv1.ValidatingAdmissionPolicy](t, objs, "ValidatingAdmissionPolicy") {
+		for _, v := range p.Spec.Variables {
+			if w := want[p.Name]; v.Name == "writers" && w != "" {
+				if v.Expression != w {
+					t.Errorf("%s: %s may write, want %s", p.Name, v.Expression, w)
+				}
+				delete(want, p.Name)
+			}
+		}
+	}
+	if len(want) > 0 {
+		t.Errorf("nothing keeps hands off: %v", want)
+	}
+}
+
+// Before Kubernetes 1.36 there is what refuses, and nothing that changes a pod.
+func TestAnOlderKubernetesGetsThePoliciesThatRefuse(t *testing.T) {
+	out, err := runHelm(t, "template", "neap", chartDir, "--kube-version", "1.34.0")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if strings.Contains(out, "MutatingAdmissionPolicy") || !strings.Contains(out, "name: gpu-allocation.neap.dev") {
+		t.Error("it gets what it does not know, or nothing")
 	}
 }
 

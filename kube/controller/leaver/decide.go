@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 
@@ -251,9 +252,11 @@ func cost(s string) int32 {
 }
 
 // sameRank reports whether a written cost says the same pool as another; the node
-// may have become fuller or emptier since, which is no reason to write again.
+// may have become fuller or emptier since, which is no reason to write again. The
+// lowest cost of all says that somebody has decided that this pod goes next, such
+// as the repacker, and is left alone.
 func sameRank(written string, want int32) bool {
-	return written != "" && cost(written)/1000 == want/1000
+	return written != "" && (cost(written)/1000 == want/1000 || cost(written) == math.MinInt32)
 }
 
 func leaver(p Pod) elastic.Leaver {

@@ -69,6 +69,10 @@ func TestDecide(t *testing.T) {
 			[]Observation{{Pools: 3, Desired: 4, Pods: change(all, "p1-00", func(p *Pod) { p.Rank = 0 })}},
 			Verdict{Costs: map[string]int32{"p1-00": 2499}},
 		},
+		"a pod that is the next to go by somebody's decision stays so": {
+			[]Observation{{Pools: 3, Desired: 4, Pods: change(all, "p0-00", func(p *Pod) { p.Cost = "-2147483648" })}},
+			Verdict{Costs: none},
+		},
 		"a StatefulSet has no costs": {
 			[]Observation{{Pools: 3, Stateful: true, Desired: 1, Pods: []Pod{{Name: "db-0", UID: "0", Bound: true}}}},
 			Verdict{Costs: none},

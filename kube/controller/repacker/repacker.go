@@ -268,6 +268,10 @@ func count(p *v1alpha1.RepackPlan) {
 func (r *Reconciler) step(ctx context.Context, p *v1alpha1.RepackPlan, m *v1alpha1.RepackMove) (time.Duration, error) {
 	now := r.o.Clock.Now()
 	s, err := r.look(ctx, p, m)
+	if apierrors.IsForbidden(err) {
+		m.Message = err.Error() + "; set repack.enabled in the chart's values to allow it"
+		return again, nil
+	}
 	if err != nil {
 		return shortest, err
 	}
@@ -317,6 +321,9 @@ func (r *Reconciler) step(ctx context.Context, p *v1alpha1.RepackPlan, m *v1alph
 		return r.backoff(m, false), nil
 	case apierrors.IsConflict(err): // it changed since it was read
 		return shortest, nil
+	case apierrors.IsForbidden(err):
+		m.Message = err.Error() + "; set repack.enabled in the chart's values to allow it"
+		return again, nil
 	case err != nil:
 		m.Message = err.Error()
 		return again, err
