@@ -495,6 +495,7 @@ func FuzzQuantity(f *testing.F) {
 	f.Add("1e3")
 	f.Add("9E")
 	f.Add("-1n")
+	f.Add("1e6666615")
 	f.Fuzz(func(t *testing.T, s string) {
 		q, err := apiresource.ParseQuantity(s)
 		if err != nil {

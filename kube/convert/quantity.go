@@ -37,20 +37,20 @@ func milli(q *apiresource.Quantity) int64 {
 	switch {
 	case q == nil || q.Sign() <= 0:
 		return 0
-	case q.CmpInt64(most/1000) >= 0:
+	case q.AsApproximateFloat64() >= float64(most)/1000: // an exact comparison writes all zeros of 1e6666615 out
 		return most
 	}
-	return q.MilliValue()
+	return min(q.MilliValue(), most)
 }
 
 func whole(q *apiresource.Quantity) int64 {
 	switch {
 	case q == nil || q.Sign() <= 0:
 		return 0
-	case q.CmpInt64(most) >= 0:
+	case q.AsApproximateFloat64() >= float64(most):
 		return most
 	}
-	return q.Value()
+	return min(q.Value(), most)
 }
 
 // Amounts writes a vector as declared amounts; a resource that is zero is absent.
