@@ -53,6 +53,21 @@ func (p *Plugin) Grants() map[string]Grant {
 	return out
 }
 
+// Held returns what pods hold of every GPU, pod by pod and without order.
+func (p *Plugin) Held() []v1alpha1.GPUShare {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	seen := map[types.UID]bool{}
+	var out []v1alpha1.GPUShare
+	for _, g := range p.grants {
+		if !seen[g.UID] {
+			seen[g.UID] = true // its other containers share with it
+			out = append(out, g.Given.Devices...)
+		}
+	}
+	return out
+}
+
 type amount struct{ milli, memory int64 }
 
 // held returns what pods hold of every GPU, except one pod. The caller holds mu.
