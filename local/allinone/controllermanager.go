@@ -14,7 +14,7 @@ import (
 )
 
 // controllers are what a simulated fleet has a use for. Left out: clouds,
-// volumes that must be attached, certificate requests, device claims.
+// volumes that must be attached, certificate requests, eviction from devices.
 var controllers = []string{
 	names.ClusterRoleAggregationController,
 	names.CronJobController,
@@ -32,6 +32,7 @@ var controllers = []string{
 	names.PersistentVolumeProtectionController,
 	names.PodGarbageCollectorController,
 	names.ReplicaSetController,
+	names.ResourceClaimController,
 	names.ResourceQuotaController,
 	names.RootCACertificatePublisherController,
 	names.ServiceAccountController,
