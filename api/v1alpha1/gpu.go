@@ -3,7 +3,10 @@ package v1alpha1
 // Resources by which a container asks for GPUs. The amounts of a container are
 // totals over the GPUs that its pod gets, and are divided evenly between them.
 const (
-	// ResourceGPUMilli is compute, in thousandths of a GPU.
+	// ResourceGPUMilli is compute, in thousandths of a GPU. It is also what the
+	// kubelet hands GPUs out by, so that a container which asks for memory alone
+	// must have 1 of it, which means: as much as follows from the memory. Admission
+	// adds it.
 	ResourceGPUMilli = "neap.dev/gpu-milli"
 	// ResourceGPUMemory is memory of GPUs in MiB.
 	ResourceGPUMemory = "neap.dev/gpu-memory"

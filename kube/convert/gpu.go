@@ -210,6 +210,9 @@ func asked(pod *corev1.Pod) (*asking, error) {
 		if err != nil {
 			return err
 		}
+		if milli == 1 && memory > 0 {
+			milli = 0 // there for the kubelet only
+		}
 		p := ask{milli: milli, memory: memory}
 		if memory == 0 {
 			p.milliOnly = milli
@@ -297,17 +300,17 @@ func amount(c *corev1.Container, name corev1.ResourceName, most int64) (int64, e
 	if !ok {
 		q, ok = c.Resources.Limits[name]
 	}
-	switch n := q.Value(); {
+	switch {
 	case !ok:
 		return 0, nil
 	case q.Sign() < 0:
 		return 0, fmt.Errorf("container %s asks for %s of %s: it cannot be negative", c.Name, q.String(), name)
-	case q.CmpInt64(most) > 0:
+	case q.AsApproximateFloat64() > float64(most): // an exact comparison writes all zeros of 1e6666615 out
 		return 0, fmt.Errorf("container %s asks for %s of %s: the most that a machine can have is %d", c.Name, q.String(), name, most)
-	case q.Cmp(*apiresource.NewQuantity(n, apiresource.DecimalSI)) != 0:
+	case q.Cmp(*apiresource.NewQuantity(q.Value(), apiresource.DecimalSI)) != 0:
 		return 0, fmt.Errorf("container %s asks for %s of %s: give a whole number", c.Name, q.String(), name)
 	default:
-		return n, nil
+		return q.Value(), nil
 	}
 }
 

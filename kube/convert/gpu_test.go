@@ -87,6 +87,8 @@ func TestGPURequest(t *testing.T) {
 			piece(250, 4096, set(0)), piece(250, 6144, set(1)), piece(250, 10240, set(2)), piece(250, 20480, set(3))}},
 		"memory alone brings compute, rounded up": {gpuPod(nil, "/10000"), []gpu.Demand{
 			piece(611, 10000, set(0)), piece(407, 10000, set(1)), piece(245, 10000, set(2)), piece(123, 10000, set(3))}},
+		"with compute for the kubelet only, too":         {gpuPod(models("G3"), "1/10000", "1/2288"), []gpu.Demand{piece(500, 12288, set(1))}},
+		"a thousandth alone is one":                      {gpuPod(models("G3"), "1"), []gpu.Demand{piece(1, 24, set(1))}},
 		"memory that only some have":                     {gpuPod(nil, "/40960"), []gpu.Demand{piece(1000, 40960, set(2)), piece(500, 40960, set(3))}},
 		"a whole GPU has all its memory, whatever it is": {gpuPod(nil, "1000"), []gpu.Demand{piece(1000, 0, 0)}},
 		"several whole ones":                             {gpuPod(nil, "4000"), []gpu.Demand{{Devices: 4, Milli: 1000}}},
@@ -309,6 +311,7 @@ func FuzzGPURequest(f *testing.F) {
 	f.Add("", "", "300", "4096", "", "", false)
 	f.Add("2", "T4=650/8192, G3=300, A10", "600", "", "", "8192", false)
 	f.Add(" 16 ", "tesla t4", "16000", "1Gi", "1k", "", true)
+	f.Add("", "", "1e6666615", "1e-9", "-1e9999999", "0.5", true)
 	f.Add("", "A100=1000/81920", "1", "1", "-1", "1e30", true)
 	f.Fuzz(func(t *testing.T, count, models, milli1, memory1, milli2, memory2 string, initial bool) {
 		c := catalogue(t)

@@ -151,32 +151,34 @@ func gpuCluster(t *testing.T) (*controlplane.Cluster, client.Client, map[string]
 func TestPodsMoveOverToNeap(t *testing.T) {
 	_, cl, spaces := gpuCluster(t)
 	cases := map[string]struct{ class, pod, want string }{
-		"gpushare counts GiB":             {"all", "main: aliyun.com/gpu-mem=3", "main: neap.dev/gpu-memory=3072\nby neap-scheduler"},
-		"or MiB, and the class has words": {"mib", "main: aliyun.com/gpu-mem=3", "@neap.dev/gpu-models: Tesla T4, A10\nmain: neap.dev/gpu-memory=3\nby mine"},
+		"gpushare counts GiB":             {"all", "main: aliyun.com/gpu-mem=3", "main: neap.dev/gpu-memory=3072, neap.dev/gpu-milli=1\nby neap-scheduler"},
+		"or MiB, and the class has words": {"mib", "main: aliyun.com/gpu-mem=3", "@neap.dev/gpu-models: Tesla T4, A10\nmain: neap.dev/gpu-memory=3, neap.dev/gpu-milli=1\nby mine"},
 		"every container and init container": {"all", "a: aliyun.com/gpu-mem=3, cpu=1\nb: cpu=1\ninit c: aliyun.com/gpu-mem=2",
-			"a: cpu=1, neap.dev/gpu-memory=3072\nb: cpu=1\ninit c: neap.dev/gpu-memory=2048\nby neap-scheduler"},
-		"HAMi with memory": {"all", "main: nvidia.com/gpu=1, nvidia.com/gpumem=3000", "main: neap.dev/gpu-memory=3k\nby neap-scheduler"},
+			"a: cpu=1, neap.dev/gpu-memory=3072, neap.dev/gpu-milli=1\nb: cpu=1\ninit c: neap.dev/gpu-memory=2048, neap.dev/gpu-milli=1\nby neap-scheduler"},
+		"HAMi with memory": {"all", "main: nvidia.com/gpu=1, nvidia.com/gpumem=3000", "main: neap.dev/gpu-memory=3k, neap.dev/gpu-milli=1\nby neap-scheduler"},
 		"HAMi with all": {"all", "main: nvidia.com/gpu=2, nvidia.com/gpumem=3000, nvidia.com/gpucores=30, nvidia.com/priority=0\n@nvidia.com/use-gputype: A100,V100",
 			"@neap.dev/gpu-count: 2\n@neap.dev/gpu-models: A100,V100\n@nvidia.com/use-gputype: A100,V100\nmain: neap.dev/gpu-memory=6k, neap.dev/gpu-milli=600\nby neap-scheduler"},
-		"HAMi without a number is one":                                 {"all", "main: nvidia.com/gpumem=3000", "main: neap.dev/gpu-memory=3k\nby neap-scheduler"},
-		"HAMi with a share of the memory":                              {"all", "main: nvidia.com/gpu=1, nvidia.com/gpumem-percentage=50", "main: neap.dev/gpu-milli=500\nby neap-scheduler"},
-		"HAMi with a share of the memory and more compute":             {"all", "main: nvidia.com/gpu=1, nvidia.com/gpumem-percentage=50, nvidia.com/gpucores=60", "main: neap.dev/gpu-milli=600\nby neap-scheduler"},
-		"HAMi without memory has all of it":                            {"all", "main: nvidia.com/gpu=2, nvidia.com/gpucores=60", "@neap.dev/gpu-count: 2\nmain: neap.dev/gpu-milli=2k\nby neap-scheduler"},
-		"KAI with a fraction, in a container without resources":        {"all", "main:\n@gpu-fraction: 0.5", "main: neap.dev/gpu-milli=500\nby neap-scheduler"},
-		"KAI with memory":                                              {"all", "main: cpu=1\n@gpu-memory: 2000", "main: cpu=1, neap.dev/gpu-memory=2k\nby neap-scheduler"},
-		"KAI with fractions of two":                                    {"all", "main:\n@gpu-fraction: 0.255\n@gpu-fraction-num-devices: 2", "@neap.dev/gpu-count: 2\nmain: neap.dev/gpu-milli=510\nby neap-scheduler"},
-		"KAI with an init container":                                   {"all", "main:\ninit load:\n@gpu-fraction: .5\n@gpu-fraction-container-name: load", "init load: neap.dev/gpu-milli=500\nmain:\nby neap-scheduler"},
-		"Volcano":                                                      {"all", "main: volcano.sh/vgpu-number=2, volcano.sh/vgpu-memory=3000, volcano.sh/vgpu-cores=50", "@neap.dev/gpu-count: 2\nmain: neap.dev/gpu-memory=6k, neap.dev/gpu-milli=1k\nby neap-scheduler"},
-		"Neap's own words are given the scheduler":                     {"all", "main: neap.dev/gpu-milli=300", "main: neap.dev/gpu-milli=300\nby neap-scheduler"},
-		"and the models of the class, if they name none":               {"mib", "main: neap.dev/gpu-milli=300", "@neap.dev/gpu-models: Tesla T4, A10\nmain: neap.dev/gpu-milli=300\nby mine"},
-		"what they name is kept":                                       {"mib", "main: neap.dev/gpu-milli=300\n@neap.dev/gpu-models: G3=300", "@neap.dev/gpu-models: G3=300\nmain: neap.dev/gpu-milli=300\nby mine"},
-		"a whole GPU is NVIDIA's":                                      {"all", "main: nvidia.com/gpu=1", "main: nvidia.com/gpu=1"},
-		"unless the class says so":                                     {"mib", "main: nvidia.com/gpu=2", "@neap.dev/gpu-count: 2\n@neap.dev/gpu-models: Tesla T4, A10\nmain: neap.dev/gpu-milli=2k\nby mine"},
-		"what the class does not know stays":                           {"mib", "main: nvidia.com/gpumem=3000", "main: nvidia.com/gpumem=3k"},
-		"what is not about GPUs stays":                                 {"all", "main: cpu=1", "main: cpu=1"},
+		"HAMi without a number is one":                          {"all", "main: nvidia.com/gpumem=3000", "main: neap.dev/gpu-memory=3k, neap.dev/gpu-milli=1\nby neap-scheduler"},
+		"HAMi with a share of the memory":                       {"all", "main: nvidia.com/gpu=1, nvidia.com/gpumem-percentage=50", "main: neap.dev/gpu-milli=500\nby neap-scheduler"},
+		"HAMi with a share of the memory and more compute":      {"all", "main: nvidia.com/gpu=1, nvidia.com/gpumem-percentage=50, nvidia.com/gpucores=60", "main: neap.dev/gpu-milli=600\nby neap-scheduler"},
+		"HAMi without memory has all of it":                     {"all", "main: nvidia.com/gpu=2, nvidia.com/gpucores=60", "@neap.dev/gpu-count: 2\nmain: neap.dev/gpu-milli=2k\nby neap-scheduler"},
+		"KAI with a fraction, in a container without resources": {"all", "main:\n@gpu-fraction: 0.5", "main: neap.dev/gpu-milli=500\nby neap-scheduler"},
+		"KAI with memory":                                       {"all", "main: cpu=1\n@gpu-memory: 2000", "main: cpu=1, neap.dev/gpu-memory=2k, neap.dev/gpu-milli=1\nby neap-scheduler"},
+		"KAI with fractions of two":                             {"all", "main:\n@gpu-fraction: 0.255\n@gpu-fraction-num-devices: 2", "@neap.dev/gpu-count: 2\nmain: neap.dev/gpu-milli=510\nby neap-scheduler"},
+		"KAI with an init container":                            {"all", "main:\ninit load:\n@gpu-fraction: .5\n@gpu-fraction-container-name: load", "init load: neap.dev/gpu-milli=500\nmain:\nby neap-scheduler"},
+		"Volcano":                                               {"all", "main: volcano.sh/vgpu-number=2, volcano.sh/vgpu-memory=3000, volcano.sh/vgpu-cores=50", "@neap.dev/gpu-count: 2\nmain: neap.dev/gpu-memory=6k, neap.dev/gpu-milli=1k\nby neap-scheduler"},
+		"Neap's own words are given the scheduler":              {"all", "main: neap.dev/gpu-milli=300", "main: neap.dev/gpu-milli=300\nby neap-scheduler"},
+		"and the models of the class, if they name none":        {"mib", "main: neap.dev/gpu-milli=300", "@neap.dev/gpu-models: Tesla T4, A10\nmain: neap.dev/gpu-milli=300\nby mine"},
+		"what they name is kept":                                {"mib", "main: neap.dev/gpu-milli=300\n@neap.dev/gpu-models: G3=300", "@neap.dev/gpu-models: G3=300\nmain: neap.dev/gpu-milli=300\nby mine"},
+		"a whole GPU is NVIDIA's":                               {"all", "main: nvidia.com/gpu=1", "main: nvidia.com/gpu=1"},
+		"unless the class says so":                              {"mib", "main: nvidia.com/gpu=2", "@neap.dev/gpu-count: 2\n@neap.dev/gpu-models: Tesla T4, A10\nmain: neap.dev/gpu-milli=2k\nby mine"},
+		"what the class does not know stays":                    {"mib", "main: nvidia.com/gpumem=3000", "main: nvidia.com/gpumem=3k"},
+		"what is not about GPUs stays":                          {"all", "main: cpu=1", "main: cpu=1"},
+		"memory alone, with a class or without": {"", "main: neap.dev/gpu-memory=3072\nb: cpu=1\ninit c: neap.dev/gpu-memory=1",
+			"b: cpu=1\ninit c: neap.dev/gpu-memory=1, neap.dev/gpu-milli=1\nmain: neap.dev/gpu-memory=3072, neap.dev/gpu-milli=1"},
 		"a namespace without a class":                                  {"", "main: aliyun.com/gpu-mem=3", "main: aliyun.com/gpu-mem=3"},
-		"a pod that names the class":                                   {"", "main: aliyun.com/gpu-mem=3\n@neap.dev/gpu-class: all", "main: neap.dev/gpu-memory=3072\nby neap-scheduler"},
-		"the pod's own class goes before the namespace's":              {"mib", "main: aliyun.com/gpu-mem=3\n@neap.dev/gpu-class: all", "main: neap.dev/gpu-memory=3072\nby neap-scheduler"},
+		"a pod that names the class":                                   {"", "main: aliyun.com/gpu-mem=3\n@neap.dev/gpu-class: all", "main: neap.dev/gpu-memory=3072, neap.dev/gpu-milli=1\nby neap-scheduler"},
+		"the pod's own class goes before the namespace's":              {"mib", "main: aliyun.com/gpu-mem=3\n@neap.dev/gpu-class: all", "main: neap.dev/gpu-memory=3072, neap.dev/gpu-milli=1\nby neap-scheduler"},
 		"a class that is not there":                                    {"all", "main: aliyun.com/gpu-mem=3\n@neap.dev/gpu-class: none", "main: aliyun.com/gpu-mem=3"},
 		"replicas by memory, rounded up":                               {"sliced", "main: aliyun.com/gpu-mem=3", "main: nvidia.com/gpu.shared=2"},
 		"replicas by a fraction":                                       {"sliced", "main:\n@gpu-fraction: 0.25", "main: nvidia.com/gpu.shared=3"},
@@ -303,7 +305,7 @@ spec:
     spec:
       containers:
         - {name: binpack-1, image: simulated, resources: {limits: {aliyun.com/gpu-mem: 3}}}`,
-			"binpack-1: neap.dev/gpu-memory=3072\nby neap-scheduler"},
+			"binpack-1: neap.dev/gpu-memory=3072, neap.dev/gpu-milli=1\nby neap-scheduler"},
 		"HAMi": {`
 metadata: {name: vector-add, labels: {app: vector-add}}
 spec:
@@ -316,7 +318,7 @@ spec:
       tolerations: [{key: nvidia.com/gpu, operator: Exists, effect: NoSchedule}]
       containers:
         - {name: vector-add, image: simulated, resources: {limits: {nvidia.com/gpu: 1, nvidia.com/gpumem: 3000}}}`,
-			"vector-add: neap.dev/gpu-memory=3k\nby neap-scheduler"},
+			"vector-add: neap.dev/gpu-memory=3k, neap.dev/gpu-milli=1\nby neap-scheduler"},
 		"KAI": {`
 metadata: {name: gpu-sharing}
 spec:
