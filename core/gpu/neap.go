@@ -308,16 +308,17 @@ func (n *Neap) regret(home *home, m, after *Machine, d *Demand, on Devices) int6
 	return lost - 1000*d.GPU()
 }
 
-// stranded returns the idle milli that will lack processors, or memory of their GPU.
+// stranded returns the idle milli that will lack processors, those that will lack
+// memory of their GPU anyway not counted.
 func (n *Neap) stranded(m *Machine) int64 {
 	idle := m.IdleMilli()
 	var sum int64
 	for _, p := range proportions {
-		use := min(idle, 100_000*m.CPU/(n.perGPU*p))
+		have := idle
 		if n.perMiB > 0 {
-			use = min(use, n.nourished(m, p))
+			have = n.nourished(m, p)
 		}
-		sum += idle - max(0, use)
+		sum += max(0, have-max(0, 100_000*m.CPU/(n.perGPU*p)))
 	}
 	return sum / int64(len(proportions))
 }

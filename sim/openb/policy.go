@@ -30,6 +30,12 @@ var policies = []policyInfo{
 	{"neap-without-balance", "", neap(gpu.Balance)},
 	{"neap-without-scarcity", "", neap(gpu.Scarcity)},
 	{"neap-without-opening", "", neap(gpu.Opening)},
+	{"neap-without-memory", "", func(t *Trace, _ *gpu.Mix, nodes []gpu.Machine) gpu.Scorer {
+		return gpu.NewNeap(nodes, withoutMemory(MixOf(t.Pods)), 0)
+	}},
+	{"fgd-without-memory", "", func(t *Trace, _ *gpu.Mix, _ []gpu.Machine) gpu.Scorer {
+		return gpu.Fragmentation{Mix: gpu.NewMix(gpu.Typical(withoutMemory(MixOf(t.Pods)), typicalPercent))}
+	}},
 	{"neap-without-all-four", "", neap(gpu.Regret | gpu.Balance | gpu.Scarcity | gpu.Opening)},
 }
 
@@ -149,10 +155,8 @@ func (r *random) pick(f *gpu.Fleet, d gpu.Demand) (gpu.Spot, bool) {
 	s := gpu.Spot{Machine: r.fits[r.rng.Intn(len(r.fits))]}
 	m := f.Machine(s.Machine)
 	r.fits = r.fits[:0]
-	for i, v := range m.Idle[:m.GPUs] {
-		if int64(v) >= d.Milli {
-			r.fits = append(r.fits, i)
-		}
+	for on := m.Usable(&d); on != 0; on &= on - 1 {
+		r.fits = append(r.fits, on.First())
 	}
 	for n := d.Devices; n > 0; n-- {
 		i := r.rng.Intn(len(r.fits))
