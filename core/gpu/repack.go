@@ -839,7 +839,50 @@ func (r *repacker) empty() {
 			}
 		}
 	}
-	r.why(NoMore)
+	for r.trade() {
+	}
+	if r.stop != StepLimit {
+		r.why(NoMore)
+	}
+}
+
+// trade opens an empty machine if more can be given back for it, or does nothing.
+func (r *repacker) trade() bool {
+	var tried []Machine // of each shape one
+	for e := range r.truth {
+		shape := r.f.whole[e]
+		shape.ID = 0
+		if !r.shut[e] || r.truth[e].Pods != 0 || slices.Contains(tried, shape) {
+			continue
+		}
+		tried = append(tried, shape)
+		mark, gain := len(r.log), -r.s.price(e)
+		var drained []int
+		r.close(e, false)
+		hopeless := make([]bool, r.kinds)
+		for _, i := range r.drainable() {
+			if r.drain(i, 1, hopeless) {
+				clear(hopeless)
+				drained = append(drained, i)
+				gain += r.s.price(i)
+			}
+			if r.stop == StepLimit {
+				break
+			}
+		}
+		if gain > 0 && r.pays(gain, r.costSince(mark)) {
+			return r.stop != StepLimit
+		}
+		r.undo(mark)
+		for _, i := range drained {
+			r.close(i, false)
+		}
+		r.close(e, true)
+		if r.stop == StepLimit {
+			return false
+		}
+	}
+	return false
 }
 
 // drainable returns the machines that could be emptied, those first that give most
