@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -34,7 +35,7 @@ func (c *clusterFlags) register(cmd *cobra.Command) {
 	f.DurationVar(&c.timeout, "timeout", 30*time.Second, "give up on a request to the API server after this long")
 }
 
-// open returns a client for Neap's own kinds, and the cluster's name. Without a
+// open returns a client for Neap's own kinds, nodes and pods, and the cluster's name. Without a
 // configured cluster it is the one of neap up.
 func (c *clusterFlags) open() (client.Client, string, error) {
 	now := time.Now()
@@ -55,8 +56,10 @@ func (c *clusterFlags) open() (client.Client, string, error) {
 	}
 	cfg.Timeout = c.timeout
 	scheme := runtime.NewScheme()
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
-		return nil, "", err
+	for _, add := range []func(*runtime.Scheme) error{v1alpha1.AddToScheme, corev1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, "", err
+		}
 	}
 	k, err := client.New(cfg, client.Options{Scheme: scheme})
 	if err != nil {
