@@ -22,19 +22,19 @@ var gpuKinds = []struct {
 	{"g2", "G2", 6, 8, 96, 32768, 9_800_000_000},
 }
 
-// gpuServices are the made-up services on them: the last one's pods wait.
+// gpuServices are the made-up services on them; pods of the last one wait.
 var gpuServices = []struct {
 	namespace, name string
 	pods            int
 	demand          gpushare.Demand
 }{
-	{"ai", "tutor-llm", 5, gpushare.Demand{CPU: 12_000, Devices: 2, Milli: 1000, DeviceMemory: 23000}},
+	{"ai", "tutor-llm", 4, gpushare.Demand{CPU: 12_000, Devices: 2, Milli: 1000, DeviceMemory: 23000}},
 	{"ai", "question-ocr", 22, gpushare.Demand{CPU: 3_000, Devices: 1, Milli: 470, DeviceMemory: 6144}},
 	{"search", "text-embedding", 18, gpushare.Demand{CPU: 2_000, Devices: 1, Milli: 320, DeviceMemory: 4096}},
-	{"live", "face-check", 25, gpushare.Demand{CPU: 1_000, Devices: 1, Milli: 160, DeviceMemory: 2048}},
 	{"grading", "essay-scoring", 9, gpushare.Demand{CPU: 4_000, Devices: 1, Milli: 810, DeviceMemory: 12288}},
 	{"ai", "speech-recognition", 3, gpushare.Demand{CPU: 8_000, Devices: 1, Milli: 1000, DeviceMemory: 14000}},
-	{"ai", "reader-llm", 3, gpushare.Demand{CPU: 64_000, Devices: 8, Milli: 1000, DeviceMemory: 32768}},
+	{"live", "face-check", 25, gpushare.Demand{CPU: 1_000, Devices: 1, Milli: 160, DeviceMemory: 2048}},
+	{"ai", "reader-llm", 6, gpushare.Demand{CPU: 64_000, Devices: 8, Milli: 1000, DeviceMemory: 32768}},
 }
 
 // GPUs implements [server.Live]: a fleet that is shared well but not perfectly,
@@ -70,9 +70,9 @@ var madeUpGPUs = sync.OnceValue(func() server.GPUs {
 		for i := range s.pods {
 			g := gpushare.Guest{Namespace: s.namespace, Name: fmt.Sprintf("%s-%05x", s.name, (i+7)*0x1f3d%0xfffff), Alternatives: []gpushare.Demand{s.demand}}
 			spot, ok := fleet.Pick(s.demand)
-			if ok && s.name == "face-check" && i%4 == 0 { // some came when the fleet was fuller
+			if ok && s.name == "face-check" && i%5 == 0 { // some came when the fleet was fuller
 				for k := range machines {
-					if m := fleet.Machine(k); m.Pods == 0 && m.Fits(&s.demand) {
+					if m := fleet.Machine(k); m.Pods == 0 && m.GPUs > 2 && m.Fits(&s.demand) {
 						spot = gpushare.Spot{Machine: k, Devices: 1}
 						break
 					}
@@ -92,7 +92,7 @@ var madeUpGPUs = sync.OnceValue(func() server.GPUs {
 	}
 	out := server.GPUs{Survey: gpushare.Take(hosts, waiting, 3000), Currency: "USD"}
 	plan := server.GPUPlan{
-		Name: "empty-before-night", Goal: "Empty", Mode: "Execute", Phase: "Running", PeakGPUs: "0.2", PeakMachines: 0,
+		Name: "empty-before-night", Goal: "Empty", Mode: "Execute", Phase: "Running", PeakGPUs: "0", Moves: []server.GPUMove{},
 		Reason: "waits for ai/question-ocr to be ready at its new place", Freed: []string{}, LostSeconds: 0,
 	}
 	// The made-up plan empties machines with one small pod.

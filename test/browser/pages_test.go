@@ -221,6 +221,7 @@ var shows = []struct{ page, when string }{
 	{"day", `!!window.neapDay && document.querySelectorAll("main canvas").length === 2`},
 	{"elastic", `document.querySelectorAll("main table tbody tr").length === 4`},
 	{"elastic?policy=live/chat", `!!window.neapElastic && document.querySelectorAll("main canvas").length === 2 && document.querySelectorAll("main .ledger > li").length > 0`},
+	{"gpus", `document.querySelectorAll("main .pool .tile").length === 24 && document.querySelectorAll("main .stepper .tile").length === 2`},
 	{"machines", `document.querySelectorAll("main .tile").length > 10`},
 	{"idle", `document.querySelector("main canvas")?.height > 100`},
 	{"decisions", `document.querySelectorAll("main .ledger > li").length > 10`},

@@ -302,7 +302,7 @@ function Stepper({ plan, d }: { plan: GPUPlan; d: GPUsAnswer }) {
   const now = plan.moves.findIndex((m) => !done(m));
   const [chosen, setChosen] = useState<number | null>(null);
   const n = plan.moves.length;
-  const at = Math.min(chosen ?? (now < 0 ? n : now), n); // moves made
+  const at = Math.min(chosen ?? (now < 0 ? n : now + 1), n); // moves that are shown as made
   const move = at > 0 ? plan.moves[at - 1] : undefined;
   const hosts = useMemo(() => after(d.hosts, plan.moves, at), [d, plan, at]);
   const namespaces = useMemo(() => [...new Set(d.hosts.flatMap((h) => h.pods.map((p) => p.namespace)))].sort(), [d]);
@@ -310,7 +310,7 @@ function Stepper({ plan, d }: { plan: GPUPlan; d: GPUsAnswer }) {
   return (
     <>
       <p>
-        {t("gpus.plan.head", { goal: plan.goal, mode: plan.mode, phase: plan.phase, n, s: count(plan.lostSeconds, lang), g: plan.peakGPUs })}
+        {t("gpus.plan.head", { goal: plan.goal, mode: plan.mode, phase: plan.phase, n, s: count(plan.moves.reduce((a, m) => a + m.seconds, 0), lang), g: plan.peakGPUs })}
         {plan.freed.length > 0 && (
           <>
             {" · "}
