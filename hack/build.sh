@@ -57,7 +57,7 @@ elapsed() {
 }
 
 mkdir -p bin
-if [ -d cmd/neap-controller ]; then ours="./cmd/neap ./cmd/neap-controller ./cmd/neap-bridge"; else ours=./cmd/neap; fi
+if [ -d cmd/neap-controller ]; then ours="./cmd/neap ./cmd/neap-controller ./cmd/neap-bridge ./cmd/neap-agent"; else ours=./cmd/neap; fi
 
 # 1. The programs with Kubernetes in them. What decides them: the compiler, the
 # pins, this script, and our sources below them.

@@ -23,6 +23,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/neap-dev/neap/deploy"
+	"github.com/neap-dev/neap/host/agent"
+	"github.com/neap-dev/neap/host/device"
 	"github.com/neap-dev/neap/kube/controller"
 )
 
@@ -125,7 +127,7 @@ func TestTheChartPassesHelmLint(t *testing.T) {
 func TestTheChartRefusesValuesThatMakeNoSense(t *testing.T) {
 	for _, set := range []string{
 		"controller.prometheus.url=prometheus:9090", "controller.currency=dollars", "persistence.size=lots",
-		"controller.grace=soon", "scheduler.replicas=0", "controler.currency=USD", "image.pullPolicy=Sometimes",
+		"controller.grace=soon", "scheduler.replicas=0", "agent.enforcement=Hope", "agent.interval=soon", "controler.currency=USD", "image.pullPolicy=Sometimes",
 	} {
 		if out, err := runHelm(t, "template", "neap", chartDir, "--kube-version", kubeVersion, "--set", set); err == nil || !strings.Contains(out, "values don't meet the specifications") {
 			t.Errorf("%s: %v\n%s", set, err, out)
@@ -206,7 +208,7 @@ func TestWhatLetsRunAnythingIsGrantedOnRequest(t *testing.T) {
 }
 
 func TestNoRightIsAWildcardOrASecret(t *testing.T) {
-	objs := render(t, "scheduler.enabled=true", "headroom.enabled=true", "repack.enabled=true", "bridge.enabled=true")
+	objs := render(t, "scheduler.enabled=true", "headroom.enabled=true", "repack.enabled=true", "bridge.enabled=true", "agent.enabled=true", "agent.claims=true")
 	check := func(name string, list []rbacv1.PolicyRule) {
 		for _, r := range rules(list) {
 			if strings.Contains(r, "*") || strings.Contains(r, "secrets") || strings.Contains(r, "configmaps") || strings.Contains(r, "escalate") || strings.Contains(r, "impersonate") {
@@ -226,7 +228,7 @@ func TestNoRightIsAWildcardOrASecret(t *testing.T) {
 		check(r.Name, r.Rules)
 	}
 	builtIn := []string{"system:kube-scheduler", "system:volume-scheduler", "system:auth-delegator"}
-	own := []string{"neap-controller", "neap-scheduler", "neap-headroom", "neap-repack", "neap-bridge"}
+	own := []string{"neap-controller", "neap-scheduler", "neap-headroom", "neap-repack", "neap-bridge", "neap-agent"}
 	for _, b := range all[rbacv1.ClusterRoleBinding](t, objs, "ClusterRoleBinding") {
 		if !slices.Contains(own, b.RoleRef.Name) && !slices.Contains(builtIn, b.RoleRef.Name) {
 			t.Errorf("%s binds %s", b.Name, b.RoleRef.Name)
@@ -299,6 +301,51 @@ func TestTheControllerTakesItsArguments(t *testing.T) {
 		if got := flags.Lookup(name).Value.String(); got != want {
 			t.Errorf("--%s is %q, want %q", name, got, want)
 		}
+	}
+}
+
+func TestTheAgentMayDoWhatItsCodeNeeds(t *testing.T) {
+	for claims, want := range map[string][]string{
+		"false": rules(agent.Permissions), "true": rules(slices.Concat(agent.Permissions, agent.ClaimPermissions)),
+	} {
+		objs := render(t, "agent.enabled=true", "agent.claims="+claims)
+		for _, r := range all[rbacv1.ClusterRole](t, objs, "ClusterRole") {
+			if got := rules(r.Rules); r.Name == "neap-agent" && !slices.Equal(got, want) {
+				t.Errorf("with claims %s the chart grants\n%s\nthe code needs\n%s", claims, strings.Join(got, "\n"), strings.Join(want, "\n"))
+			}
+		}
+		sets := all[appsv1.DaemonSet](t, objs, "DaemonSet")
+		if len(sets) != 1 {
+			t.Fatalf("%d DaemonSets", len(sets))
+		}
+		spec := sets[0].Spec.Template.Spec
+		c := spec.Containers[0]
+		flags := agent.NewCommand(func(string, string) device.Finder { return nil }).Flags()
+		flags.AddFlagSet(agent.NewCommand(nil).PersistentFlags())
+		if err := flags.Parse(c.Args); err != nil {
+			t.Errorf("%q: %v", c.Args, err)
+		}
+		// It needs the host's files, and nothing else of the host.
+		if s := c.SecurityContext; spec.HostNetwork || spec.HostPID || spec.HostIPC || *s.Privileged || *s.AllowPrivilegeEscalation || !*s.ReadOnlyRootFilesystem ||
+			!slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) || len(s.Capabilities.Add) > 0 {
+			t.Errorf("the agent's security is %+v", c.SecurityContext)
+		}
+		var writable []string
+		for _, m := range c.VolumeMounts {
+			if !m.ReadOnly {
+				writable = append(writable, m.MountPath)
+			}
+		}
+		mounts := "/var/lib/kubelet/device-plugins /host/var/run/cdi"
+		if claims == "true" {
+			mounts = "/var/lib/kubelet/device-plugins /var/lib/kubelet/plugins_registry /var/lib/kubelet/plugins/gpu.neap.dev /host/var/run/cdi"
+		}
+		if got := strings.Join(writable, " "); got != mounts {
+			t.Errorf("with claims %s it can write in %s, want %s", claims, got, mounts)
+		}
+	}
+	if sets := all[appsv1.DaemonSet](t, render(t), "DaemonSet"); len(sets) > 0 {
+		t.Error("without having been asked the chart installs the agent")
 	}
 }
 
