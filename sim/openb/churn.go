@@ -88,7 +88,7 @@ func (c *crowd) step(goes, comes func(*client) error) error {
 // for every policy and budget.
 //
 // With moves left, a pod that fits nowhere waits while others make room for it
-// ([gpu.Admit]); the policy chooses where they go.
+// ([gpu.Admit]); the policy chooses where they go, for random bestfit.
 func Churn(ctx context.Context, t *Trace, opts ChurnOptions) (*ChurnResult, error) {
 	stage, err := newStage(t, opts.Options)
 	if err != nil {

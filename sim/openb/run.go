@@ -72,7 +72,7 @@ func newStage(t *Trace, opts Options) (*stage, error) {
 	if make := policies[i].scorer; make != nil {
 		scorer = make(t, s.mix, s.machines)
 	} else {
-		s.dice = &random{rng: rng}
+		s.dice, scorer = &random{rng: rng}, bestFit{} // the latter for those that are moved
 	}
 	s.grouped, _ = scorer.(*clustering)
 	s.fleet = gpu.NewFleet(s.machines, scorer)
