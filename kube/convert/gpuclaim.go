@@ -131,7 +131,7 @@ func (s *GPUClaimShare) consume(consumed map[resourceapi.QualifiedName]apiresour
 		}
 	}
 	if q, ok := consumed[v1alpha1.CapacityGPUMemory]; ok {
-		if q.Sign() <= 0 || q.CmpInt64(mostGPUMemory*mebi) > 0 {
+		if q.Sign() <= 0 || q.AsApproximateFloat64() > mostGPUMemory*mebi {
 			return fmt.Errorf("%s of %s is consumed, not 1 to %d MiB", q.String(), v1alpha1.CapacityGPUMemory, mostGPUMemory)
 		}
 		s.MemoryMiB = (q.Value() + mebi - 1) / mebi
@@ -219,12 +219,12 @@ func askOf(name, class string, selectors []resourceapi.DeviceSelector, mode reso
 	for name, q := range capacity.Requests {
 		switch name {
 		case v1alpha1.CapacityGPUMilli:
-			if q.Sign() <= 0 || q.CmpInt64(gpu.Whole) > 0 || q.MilliValue()%1000 != 0 {
+			if q.Sign() <= 0 || q.AsApproximateFloat64() > gpu.Whole || q.MilliValue()%1000 != 0 {
 				return ask, fmt.Errorf("%s of capacity %s: give a whole number from 1 to %d", q.String(), name, gpu.Whole)
 			}
 			ask.Milli = q.Value()
 		case v1alpha1.CapacityGPUMemory:
-			if q.Sign() <= 0 || q.CmpInt64(mostGPUMemory*mebi) > 0 {
+			if q.Sign() <= 0 || q.AsApproximateFloat64() > mostGPUMemory*mebi {
 				return ask, fmt.Errorf("%s of capacity %s: give 1 to %d MiB", q.String(), name, mostGPUMemory)
 			}
 			ask.MemoryMiB = (q.Value() + mebi - 1) / mebi
