@@ -42,7 +42,7 @@ type SurgePod struct {
 // A Set is the ReplicaSet that both belong to.
 type Set struct {
 	There    bool
-	Outdated bool   // its workload is being rolled out, and this is not the newest
+	Outdated bool   // it is not its workload's newest, or has no replicas any more
 	Unsteady bool   // it has not as many pods as it should
 	Unready  string // a pod of it, neither of the two, that is not ready; "" if none
 }
@@ -104,7 +104,7 @@ func Next(seen Seen) Verdict {
 	case !set.There:
 		return undo(v1alpha1.MoveSkipped, "its ReplicaSet is gone")
 	case set.Outdated:
-		return undo(v1alpha1.MoveSkipped, "its workload is being rolled out")
+		return undo(v1alpha1.MoveSkipped, "its ReplicaSet is not its workload's newest, or has no replicas any more")
 	case surge.Over:
 		return undo(v1alpha1.MoveFailed, "the replacement ended instead of serving")
 	case surge.At != "":

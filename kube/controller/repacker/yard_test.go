@@ -521,7 +521,7 @@ func (y *yard) look() {
 // is so.
 func (y *yard) until(what string, so func(*v1alpha1.RepackPlan) bool) *v1alpha1.RepackPlan {
 	y.t.Helper()
-	for range 400 {
+	for range 600 {
 		y.look()
 		y.tick()
 		if p := y.get(); so(p) {
