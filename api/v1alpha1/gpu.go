@@ -21,6 +21,8 @@ const (
 	// AnnotationGPUModels names the acceptable models, each with its own demand of
 	// thousandths and MiB of every GPU, such as "T4=650/8192, G3=300, A10". Where a
 	// model has no figures those of the resources hold, which are the least of all.
+	// A name stands for every model in whose name its words are, one after the other:
+	// T4 for Tesla-T4, A100 for NVIDIA-A100-SXM4-80GB; one that says more goes before.
 	AnnotationGPUModels = "neap.dev/gpu-models"
 	// AnnotationGPUClass names the pod's [GPUClass].
 	AnnotationGPUClass = "neap.dev/gpu-class"

@@ -30,7 +30,7 @@ var ErrNoSuchGPU = errors.New("no such GPU")
 // GPUModels is empty and ready; it is not safe for concurrent use.
 type GPUModels struct {
 	names  []string
-	folded []string // as names, for comparison
+	folded []string // as folded, for comparison
 	memory []int64
 }
 
@@ -43,7 +43,7 @@ func (c *GPUModels) Add(model string, memoryMiB int64) (gpu.Model, error) {
 	case memoryMiB < 0 || memoryMiB > mostGPUMemory:
 		return 0, fmt.Errorf("a GPU of model %s with %d MiB of memory: a GPU has 0 to %d MiB", name, memoryMiB, mostGPUMemory)
 	}
-	f := strings.ToLower(name)
+	f := folded(name)
 	for i := range c.names {
 		if c.folded[i] == f && c.memory[i] == memoryMiB {
 			return gpu.Model(i), nil
@@ -56,19 +56,24 @@ func (c *GPUModels) Add(model string, memoryMiB int64) (gpu.Model, error) {
 	return gpu.Model(len(c.names) - 1), nil
 }
 
-// Named returns all kinds of a model, whatever their memory.
+// Named returns all kinds that a user means by a model: those in whose name its
+// words are, one after the other, whatever their memory. T4 is Tesla-T4; A100 is
+// NVIDIA-A100-SXM4-40GB and NVIDIA-A100-SXM4-80GB; A10 is neither.
 func (c *GPUModels) Named(model string) gpu.Models {
 	var s gpu.Models
 	if c != nil {
-		f := strings.ToLower(GPUModelName(model))
+		f := folded(GPUModelName(model))
 		for i := range c.names {
-			if c.folded[i] == f {
+			if strings.Contains(c.folded[i], f) {
 				s = s.With(gpu.Model(i))
 			}
 		}
 	}
 	return s
 }
+
+// folded is a model's name as it is compared, with every word between hyphens.
+func folded(name string) string { return "-" + strings.ToLower(name) + "-" }
 
 // Name returns the model of a kind, "" for one that was not given out.
 func (c *GPUModels) Name(m gpu.Model) string {
@@ -386,6 +391,11 @@ func GPURequest(pod *corev1.Pod, known *GPUModels) ([]gpu.Demand, error) {
 		set := known.all()
 		if w.name != "" {
 			set = known.Named(w.name)
+			for _, o := range list { // a name that says more goes before
+				if strings.Count(o.name, "-") > strings.Count(w.name, "-") {
+					set &^= known.Named(o.name)
+				}
+			}
 		}
 		more, err := a.alternatives(base, w, set, known)
 		if err != nil {
