@@ -377,7 +377,9 @@ func (l lister) List(context.Context, *podresources.ListPodResourcesRequest) (*p
 			}
 			cr := &podresources.ContainerResources{Name: c.name}
 			for resource, ids := range c.devices {
-				cr.Devices = append(cr.Devices, &podresources.ContainerDevices{ResourceName: resource, DeviceIds: slices.Clone(ids)})
+				for _, id := range ids { // one by one, like the kubelet
+					cr.Devices = append(cr.Devices, &podresources.ContainerDevices{ResourceName: resource, DeviceIds: []string{id}})
+				}
 			}
 			r.Containers = append(r.Containers, cr)
 		}
