@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // machine returns an empty machine.
@@ -451,30 +452,98 @@ func TestNeapKeepsScarceMachinesForThoseWhoNeedThem(t *testing.T) {
 	}
 }
 
+// BenchmarkPick places and removes on 1,213 machines. Besides the mean of both it
+// reports the median and the 99th percentile of the choice alone, in µs.
 func BenchmarkPick(b *testing.B) {
-	rng := rand.New(rand.NewSource(1))
-	var machines []Machine
-	for range 1213 {
-		machines = append(machines, machine(96_000, 393_216, 8, Model(rng.Intn(6))))
-	}
-	var shares []Share
-	for range 90 {
-		shares = append(shares, Share{Demand: Demand{CPU: int64(1+rng.Intn(16)) * 1000, Memory: 1000, Devices: 1, Milli: int64(1+rng.Intn(100)) * 10}, Count: int64(1 + rng.Intn(100))})
-	}
-	for name, scorer := range map[string]Scorer{"neap": NewNeap(machines, shares, 0), "fgd": Fragmentation{NewMix(shares)}} {
-		b.Run(name, func(b *testing.B) {
-			fleet := NewFleet(machines, scorer)
-			for b.Loop() {
-				d := shares[rng.Intn(len(shares))].Demand
-				s, ok := fleet.Pick(d)
-				if !ok {
-					fleet = NewFleet(machines, scorer)
-					continue
+	draw := func(memory bool) ([]Machine, []Share) {
+		rng := rand.New(rand.NewSource(1))
+		var machines []Machine
+		for i := range 1213 {
+			m := machine(96_000, 393_216, 8, Model(rng.Intn(6)))
+			for k := range m.GPUs {
+				if memory {
+					m.IdleMemory[k] = []int32{16 << 10, 24 << 10, 40 << 10, 80 << 10}[int(m.Model[k])%4]
 				}
-				if err := fleet.Place(d, s); err != nil {
-					b.Fatal(err)
+				if memory && i%10 == 0 && k >= 4 { // two models on one machine
+					m.Model[k] = 5
 				}
 			}
-		})
+			machines = append(machines, m)
+		}
+		var shares []Share
+		for range 90 {
+			d := Demand{CPU: int64(1+rng.Intn(16)) * 1000, Memory: 1000, Devices: 1, Milli: int64(1+rng.Intn(100)) * 10}
+			if memory {
+				d.DeviceMemory = int64(1+rng.Intn(20)) << 10
+				if rng.Intn(10) == 0 {
+					d.Devices = 2
+				}
+			}
+			shares = append(shares, Share{Demand: d, Count: int64(1 + rng.Intn(100))})
+		}
+		return machines, shares
+	}
+	for _, memory := range []bool{false, true} {
+		machines, shares := draw(memory)
+		for name, scorer := range map[string]Scorer{"neap": NewNeap(machines, shares, 0), "fgd": Fragmentation{NewMix(shares)}} {
+			if memory {
+				name += "-memory"
+			}
+			b.Run(name, func(b *testing.B) {
+				rng := rand.New(rand.NewSource(1))
+				fleet := NewFleet(machines, scorer)
+				type placed struct {
+					d Demand
+					s Spot
+				}
+				var running []placed
+				took := make([]time.Duration, 0, 1<<20)
+				for b.Loop() {
+					d := shares[rng.Intn(len(shares))].Demand
+					began := time.Now()
+					s, ok := fleet.Pick(d)
+					took = append(took, time.Since(began))
+					if ok {
+						if err := fleet.Place(d, s); err != nil {
+							b.Fatal(err)
+						}
+						running = append(running, placed{d, s})
+					}
+					for n := rng.Intn(3); !ok && n >= 0; n-- { // full: some go
+						i := rng.Intn(len(running))
+						if err := fleet.Remove(running[i].d, running[i].s); err != nil {
+							b.Fatal(err)
+						}
+						running[i] = running[len(running)-1]
+						running = running[:len(running)-1]
+					}
+				}
+				slices.Sort(took)
+				b.ReportMetric(float64(took[len(took)/2])/1e3, "p50-µs")
+				b.ReportMetric(float64(took[len(took)*99/100])/1e3, "p99-µs")
+				b.ReportMetric(float64(took[len(took)-1])/1e3, "max-µs")
+			})
+		}
+	}
+}
+
+// BenchmarkBest chooses 16 machines among two alternatives, each on its own model.
+func BenchmarkBest(b *testing.B) {
+	var machines []Machine
+	for i := range 1213 {
+		machines = append(machines, machine(96_000, 393_216, 8, Model(i%3)))
+	}
+	or := []Demand{{CPU: 1000, Devices: 1, Milli: 650, Models: 1}, {CPU: 1000, Devices: 1, Milli: 300, Models: 2}}
+	fleet := NewFleet(machines, NewNeap(machines, []Share{{Demand: or[0], Or: or[1:], Count: 1}}, 0))
+	fleet.SetPrices([]int64{1, 2, 3})
+	for b.Loop() {
+		best := fleet.Best(or, 16, nil)
+		if len(best) == 0 {
+			fleet = NewFleet(machines, fleet.scorer)
+			continue
+		}
+		if err := fleet.Place(or[best[0].Alternative], best[0].Spot); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
