@@ -73,6 +73,6 @@ else
 fi
 
 phase "fuzz targets, briefly"
-hack/fuzz.sh --tally "$tally" 1000x core sim internal
+hack/fuzz.sh --tally "$tally" 1000x core sim internal host
 
 finish

@@ -77,6 +77,7 @@ var forbidden = []struct {
 	only   []string
 }{
 	{"k8s.io/kubernetes", []string{"kube/scheduler", "local", "cmd"}},
+	{"github.com/ebitengine/purego", []string{"host/device/nvml"}},
 	{"k8s.io", []string{"api", "kube", "host/agent", "local", "cli", "cmd", "deploy", "test", "server", "internal/deps"}},
 	{"sigs.k8s.io", []string{"api", "kube", "host/agent", "local", "cli", "cmd", "deploy", "test", "server", "internal/deps"}},
 }
@@ -164,6 +165,9 @@ func TestTheCommandLinksNoControlPlane(t *testing.T) {
 	for _, p := range list(t, "-deps", "./cmd/neap") {
 		if below(p.ImportPath, "k8s.io/kubernetes") || below(p.ImportPath, "go.etcd.io/etcd/server/v3") {
 			t.Errorf("./cmd/neap links %s, which makes every build of it slow; only cmd/neap-cluster and cmd/neap-scheduler may", p.ImportPath)
+		}
+		if below(p.ImportPath, "github.com/ebitengine/purego") {
+			t.Errorf("./cmd/neap links %s, which makes it dynamically linked; only cmd/neap-agent may (docs/adr/0013)", p.ImportPath)
 		}
 	}
 }

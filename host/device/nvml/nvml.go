@@ -53,23 +53,20 @@ type handle uintptr
 type (
 	memory struct{ total, free, used uint64 }
 	pci    struct {
-		legacy                                [16]byte
-		domain, bus, device, vendor, subsytem uint32
-		id                                    [32]byte
+		_  [16 + 5*4]byte // an older address, and numbers
+		id [32]byte
 	}
 	process struct {
-		pid      uint32
-		_        uint32
-		memory   uint64
-		instance uint32
-		compute  uint32
+		pid    uint32
+		_      uint32
+		memory uint64
+		_      [2]uint32 // MIG instance
 	}
 	event struct {
-		device   handle
-		kind     uint64
-		data     uint64
-		instance uint32
-		compute  uint32
+		device handle
+		kind   uint64
+		data   uint64
+		_      [2]uint32 // MIG instance
 	}
 )
 
