@@ -51,8 +51,11 @@ type handle uintptr
 
 // The library's structures, as nvml.h lays them out.
 type (
-	memory struct{ total, free, used uint64 }
-	pci    struct {
+	memory struct {
+		total uint64
+		_     [2]uint64 // free, used
+	}
+	pci struct {
 		_  [16 + 5*4]byte // an older address, and numbers
 		id [32]byte
 	}
