@@ -19,6 +19,8 @@ type State struct {
 	Machines map[string]int // by pool; serverless pools have none
 	Modules  map[workload.Key]ModuleState
 	Types    map[string]machine.Type // by name, as priced then
+	Sick     map[MachineGPU]string   // GPUs that are sick, and why
+	Plans    []*Repack               // made so far
 
 	// Why names the event that last set a subject, where one did: a pool's name,
 	// a module's key or a machine type's name.
@@ -60,7 +62,7 @@ func (s *Scenario) first(m *Module) int {
 func Desired(s *Scenario, t time.Time) State {
 	d := State{
 		At: t, Machines: map[string]int{}, Modules: map[workload.Key]ModuleState{},
-		Types: map[string]machine.Type{}, Why: map[string]string{},
+		Types: map[string]machine.Type{}, Sick: map[MachineGPU]string{}, Why: map[string]string{},
 	}
 	for _, mt := range s.MachineTypes {
 		d.Types[mt.Name] = mt
@@ -127,6 +129,13 @@ func Desired(s *Scenario, t time.Time) State {
 		case e.Price != nil:
 			d.Types[e.Price.Type.Name] = e.Price.Type
 			because(e.Price.Type.Name, e)
+		case e.Sick != nil:
+			if t.Before(e.Sick.Until) {
+				d.Sick[e.Sick.GPU] = e.Sick.Why
+			}
+		case e.Repack != nil:
+			d.Plans = append(d.Plans, e.Repack)
+			d.Why[e.Repack.Name] = e.Reason
 		}
 	}
 	return d
@@ -259,6 +268,9 @@ func (c *Calendar) After(t time.Time) time.Time {
 	}
 	for i := range c.s.Events {
 		sooner(c.s.Events[i].At)
+		if s := c.s.Events[i].Sick; s != nil {
+			sooner(s.Until)
+		}
 	}
 	return first
 }

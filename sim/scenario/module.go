@@ -96,6 +96,7 @@ func (d *draft) table(r *reading) table {
 		"alone":            into(r.decoder, &m.Alone, parseBool),
 		"requests":         r.vector(&m.Requests),
 		"limits":           r.vector(&m.Limits),
+		"gpu":              r.gpuNeed(&m.GPU),
 		"baseCPU":          into(r.decoder, &m.Needs.BaseCPU, parseCPU),
 		"cpuPerRequest":    into(r.decoder, &m.Needs.CPUPerRequest, positive),
 		"gpuPerRequest":    into(r.decoder, &m.Needs.GPUPerRequest, positive),
@@ -252,6 +253,12 @@ func (r *reading) finish(d *draft, n *yaml.Node, field string) bool {
 	if d.nodes["requests"] != nil && (m.Requests[resource.CPU] <= 0 || m.Requests[resource.Memory] <= 0) {
 		wrong("requests", "a module must request some cpu and some memory")
 	}
+	if m.GPU != nil {
+		if m.Requests[resource.GPU] != 0 {
+			wrong("gpu", "requests has a gpu, too; GPUs that nobody shares are in requests, pieces in gpu: keep one of the two")
+		}
+		m.Requests[resource.GPU] = m.GPU.Milli * int64(m.GPU.Count)
+	}
 	for _, k := range resource.All {
 		if l := m.Limits[k]; l > 0 && l < m.Requests[k] {
 			wrong("limits", "the limit of %s is below the request; raise it to at least that", k)
@@ -330,6 +337,7 @@ func (r *reading) finish(d *draft, n *yaml.Node, field string) bool {
 			r.fail(n, at(field, "pools"), "every pool is tainted or serverless, so name those that the module may use")
 		}
 	}
+	r.finishGPU(d, wrong)
 	if !slices.ContainsFunc(m.Pools, func(p string) bool {
 		pool := r.s.Pool(p)
 		return pool.Kind == Serverless || pool.Allocatable.IsZero() || m.Requests.Fits(pool.Allocatable)
@@ -385,6 +393,9 @@ func (r *reading) event(n *yaml.Node, field string) {
 			r.require(seen, n, field, "module", "requests")
 			r.later = append(r.later, func() {
 				if m := r.s.Module(e.Resize.Module); m != nil {
+					if m.GPU != nil && (req[resource.GPU] != 0 || lim[resource.GPU] != 0) {
+						r.fail(n, field, "pieces of GPUs cannot be resized in place; deploy a version with another gpu")
+					}
 					// What is not named stays as it is.
 					for _, k := range resource.All {
 						if req[k] == 0 {
@@ -430,6 +441,8 @@ func (r *reading) event(n *yaml.Node, field string) {
 			r.onlyOnline(&e.Load.Module, n, field)
 			e.Load.Until = time.Time{}.Add(span) // made absolute below
 		}),
+		"sick":   one(func(n *yaml.Node, field string) { e.Sick = r.sick(n, field) }),
+		"repack": one(func(n *yaml.Node, field string) { e.Repack = r.repack(n, field) }),
 	})
 	if seen["at"] == nil {
 		r.fail(n, at(field, "at"), "missing; write how long after the start, such as 20h15m")
@@ -441,11 +454,14 @@ func (r *reading) event(n *yaml.Node, field string) {
 		r.fail(seen["at"], at(field, "at"), "%q is neither a time after the start such as 20h15m, nor a date and time after it", when)
 	}
 	if actions != 1 {
-		r.fail(n, field, "an event does one thing: scale, resize, price, machines, deploy or load; here are %d", actions)
+		r.fail(n, field, "an event does one thing: scale, resize, price, machines, deploy, load, sick or repack; here are %d", actions)
 		return
 	}
 	if e.Load != nil {
 		e.Load.Until = e.At.Add(e.Load.Until.Sub(time.Time{}))
+	}
+	if e.Sick != nil {
+		e.Sick.Until = e.At.Add(e.Sick.Until.Sub(time.Time{}))
 	}
 	r.s.Events = append(r.s.Events, e)
 }
@@ -533,6 +549,9 @@ func (r *reading) deploy(n *yaml.Node, field string) *Deploy {
 	if was.Work != nil {
 		r.fail(n, at(field, "module"), "only online and inference modules are deployed while they run")
 		return dep
+	}
+	if was.GPU != nil {
+		dep.Spec.Requests[resource.GPU] = 0 // it follows from gpu
 	}
 	d := r.draft(&dep.Spec)
 	d.kind, d.hasLoad = string(was.Kind), false

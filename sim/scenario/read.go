@@ -18,6 +18,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/neap-dev/neap/core/gpu"
 	"github.com/neap-dev/neap/core/machine"
 	"github.com/neap-dev/neap/core/money"
 	"github.com/neap-dev/neap/core/resource"
@@ -93,6 +94,7 @@ type reading struct {
 
 	catalogue map[string]machine.Type
 	types     map[string]machine.Type
+	gpus      map[string]GPUModelNeed // of machine types: model and memory
 	classes   map[string]*yaml.Node
 	curves    map[string]curve
 	nodes     map[string]*yaml.Node // of modules and pools, for messages
@@ -109,7 +111,7 @@ func Parse(text []byte, name string, o Options) (*Scenario, error) {
 	r := &reading{
 		decoder: &decoder{file: name}, options: o,
 		s:     Scenario{Source: name, Length: 24 * time.Hour, Currency: "USD", Location: time.UTC, RealSeries: o.SeriesDir != ""},
-		types: map[string]machine.Type{}, classes: map[string]*yaml.Node{}, curves: map[string]curve{}, nodes: map[string]*yaml.Node{},
+		types: map[string]machine.Type{}, gpus: map[string]GPUModelNeed{}, classes: map[string]*yaml.Node{}, curves: map[string]curve{}, nodes: map[string]*yaml.Node{},
 	}
 	var doc yaml.Node
 	dec := yaml.NewDecoder(bytes.NewReader(text))
@@ -367,6 +369,7 @@ func (r *reading) machineType(n *yaml.Node, field string) {
 		}
 	}
 	known := t.Name != ""
+	var g GPUModelNeed
 	if !known {
 		t.Currency = r.s.Currency
 	}
@@ -376,6 +379,8 @@ func (r *reading) machineType(n *yaml.Node, field string) {
 		"cpu":          into(r.decoder, &t.Capacity[resource.CPU], parseCPU),
 		"memory":       into(r.decoder, &t.Capacity[resource.Memory], parseMemory),
 		"gpu":          into(r.decoder, &t.Capacity[resource.GPU], parseGPU),
+		"gpuModel":     into(r.decoder, &g.Model, parseModel),
+		"gpuMemory":    into(r.decoder, &g.Memory, parseMiB),
 		"pricePerHour": into(r.decoder, &t.List, parsePrice),
 		"discount":     into(r.decoder, &t.DiscountMillis, share(1000)),
 		"currency":     into(r.decoder, &t.Currency, parseText),
@@ -408,10 +413,14 @@ func (r *reading) machineType(n *yaml.Node, field string) {
 		r.fail(n, field, "%s has no cpu or no memory; a machine needs both", t.Name)
 	case t.Currency != r.s.Currency:
 		r.fail(n, field, "%s is priced in %s and the scenario in %s; price it in the scenario's currency", t.Name, t.Currency, r.s.Currency)
+	case (seen["gpuModel"] == nil) != (seen["gpuMemory"] == nil):
+		r.fail(n, field, "%s has one of gpuModel and gpuMemory; its GPUs are shared by both, so give both or none", t.Name)
+	case seen["gpuModel"] != nil && (t.Capacity[resource.GPU] <= 0 || t.Capacity[resource.GPU]%1000 != 0 || t.Capacity[resource.GPU] > 1000*gpu.MaxDevices):
+		r.fail(n, at(field, "gpuModel"), "%s needs a whole number of GPUs from 1 to %d; give it in gpu", t.Name, gpu.MaxDevices)
 	case r.types[t.Name].Name != "":
 		r.fail(n, at(field, "name"), "%s is defined twice; remove one", t.Name)
 	default:
-		r.types[t.Name] = t
+		r.types[t.Name], r.gpus[t.Name] = t, g
 	}
 }
 
@@ -510,6 +519,7 @@ func (r *reading) pool(n *yaml.Node, field string) {
 	if seen["machineType"] != nil && p.MachineType != "" {
 		if t, ok := r.lookupType(seen["machineType"], at(field, "machineType"), p.MachineType); ok {
 			p.Capacity = t.Capacity
+			p.GPUModel, p.GPUMemory = r.gpus[t.Name].Model, r.gpus[t.Name].Memory
 			switch {
 			case p.Kind == Serverless && !t.Serverless():
 				r.fail(seen["machineType"], at(field, "machineType"), "%s is a machine, but the pool is bought by the pod; name a type with perCoreHour", t.Name)

@@ -59,6 +59,8 @@ type Pool struct {
 	Allocatable resource.Vector // what pods may request of it
 	SparePerMil int64           // thousandths of Allocatable declared as spare
 	PerGPU      resource.Vector // kept for each GPU from pods without one; of SpareOnGPUMachines
+	GPUModel    string          // of its GPUs where pods may share them; else empty
+	GPUMemory   int64           // MiB of each of these
 	Zones       []string        // machines are spread over them in turn; never empty
 	// Taint says that only modules that name the pool may run in it; always true for serverless.
 	Taint     bool
@@ -125,6 +127,9 @@ type Module struct {
 	Alone bool
 
 	Requests, Limits resource.Vector // a limit of 0 means none
+	// GPU is what it asks of GPUs that it may share; nil for none. Requests then
+	// have the least that this comes to.
+	GPU *GPUNeed
 
 	Needs Needs
 	Start physics.Start
@@ -191,6 +196,8 @@ type Event struct {
 	Machines *MachineCount
 	Deploy   *Deploy
 	Load     *LoadChange
+	Sick     *Sickness
+	Repack   *Repack
 }
 
 // A Scale sets the replicas of a module until its schedule's next step.
