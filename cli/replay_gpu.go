@@ -21,8 +21,9 @@ type gpuReplay struct {
 	nodes, compare string
 	pods, policies []string
 	seeds, at      string
-	bound          bool
+	bound, memory  bool
 	workers        int
+	gpuMoves
 }
 
 func newReplayGPUCommand() *cobra.Command {
@@ -44,6 +45,12 @@ Policies: neap is this product's (core/gpu; no cluster runs it yet),
 neap-without-… it without one of its terms. The others are the benchmark's, as published: fgd, bestfit, packing,
 clustering, dotprod, random.
 
+--churn N,… lets pods come and go instead, with what is offered held at N % of the
+GPUs, and shows what of the demand that came was rejected; --moves how many moves a
+thousand arrivals may cost: with some left, what fits nowhere waits until others have
+made room for it. --repack-from POLICY,… --at N,… plans to give machines back from
+where each policy left them. Every plan is proven move by move.
+
 --bound adds the least that any placement could leave idle, even one that moved
 pods and chose which to take: proven in whole numbers for each trace, seed and
 level. It pools the processors of equal machines and leaves memory out.
@@ -53,11 +60,17 @@ level. It pools the processors of equal machines and leaves memory out.
 
 The files are those of openb: nodes sn,cpu_milli,memory_mib,gpu,model; pods
 name,cpu_milli,memory_mib,num_gpu,gpu_milli and perhaps gpu_spec. They have no
-GPU memory in them, and nothing here looks at any.`,
+GPU memory in them; with --memory some is invented, so that shared GPUs run out of
+it first, and neap-without-memory and fgd-without-memory show what it is worth to
+look at it.`,
 		Example: `  D=../shared/data/openb
   neap replay gpu --nodes $D/openb_node_list_gpu_node.csv --pods $D/openb_pod_list_default.csv
   neap replay gpu --nodes $D/openb_node_list_gpu_node.csv --pods $D/openb_pod_list_default.csv,$D/openb_pod_list_gpuspec33.csv \
     --seeds 42-51 --policy neap,fgd --at 50,70,80,100,130 --bound --compare $D/published_allo.csv
+  neap replay gpu --nodes $D/openb_node_list_gpu_node.csv --pods $D/openb_pod_list_default.csv \
+    --churn 90,95 --moves 0,10,30,100 --policy neap,fgd,bestfit --seeds 42-44 --bound
+  neap replay gpu --nodes $D/openb_node_list_gpu_node.csv --pods $D/openb_pod_list_default.csv \
+    --repack-from bestfit,random --at 50,70,80 --seeds 42 --bound
   neap replay gpu --nodes nodes.csv --pods pods.csv --seeds 42 --format json --out rows.json`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -66,6 +79,12 @@ GPU memory in them, and nothing here looks at any.`,
 			}
 			if g.compare != "" && format == "json" {
 				return usagef("--compare is for --format table; the rows of --format json are ours alone")
+			}
+			if g.churn != "" || len(g.from) > 0 {
+				return g.runMoves(cmd, format, out)
+			}
+			if cmd.Flags().Changed("moves") || cmd.Flags().Changed("arrivals") {
+				return usagef("--moves and --arrivals are for --churn, and --moves for --repack-from")
 			}
 			begun := time.Now()
 			rows, published, err := g.run(cmd.Context())
@@ -88,6 +107,8 @@ GPU memory in them, and nothing here looks at any.`,
 	f.StringSliceVar(&g.policies, "policy", []string{"neap", "fgd"}, "any of "+strings.Join(openb.Policies(), ", "))
 	f.StringVar(&g.at, "at", "50,70,80,90,95,100,130", "levels of what has arrived, in percent of all GPUs, 0 to "+strconv.Itoa(openb.MaxLevel))
 	f.BoolVar(&g.bound, "bound", false, "prove the least that any placement could leave idle")
+	f.BoolVar(&g.memory, "memory", false, "invent memory of GPUs, which the lists lack")
+	g.gpuMoves.flags(f)
 	f.StringVar(&g.compare, "compare", "", "published_allo.csv, to show its figures beside ours")
 	f.IntVar(&g.workers, "workers", runtime.GOMAXPROCS(0), "at most so many runs at once")
 	f.StringVar(&format, "format", "table", "table (means over the seeds) or json (every run)")
@@ -97,21 +118,10 @@ GPU memory in them, and nothing here looks at any.`,
 
 // run reads the files and plays the matrix.
 func (g *gpuReplay) run(ctx context.Context) ([]openb.Row, openb.Published, error) {
-	if g.nodes == "" || len(g.pods) == 0 {
-		return nil, nil, usagef("--nodes and --pods are needed: the benchmark's list of machines and its lists of pods")
-	}
-	if g.workers < 1 {
-		return nil, nil, usagef("--workers must be at least 1")
+	if err := g.check(g.policies, "--policy"); err != nil {
+		return nil, nil, err
 	}
 	x := openb.Matrix{Policies: g.policies, Bound: g.bound, Workers: g.workers}
-	for i, p := range g.policies {
-		if !slices.Contains(openb.Policies(), p) {
-			return nil, nil, usagef("--policy %s is not one of %s", p, strings.Join(openb.Policies(), ", "))
-		}
-		if slices.Contains(g.policies[:i], p) {
-			return nil, nil, usagef("--policy names %s twice", p)
-		}
-	}
 	var err error
 	if x.Seeds, err = parseSpans("--seeds", g.seeds, 0, 1<<31-1); err != nil {
 		return nil, nil, err
@@ -123,21 +133,8 @@ func (g *gpuReplay) run(ctx context.Context) ([]openb.Row, openb.Published, erro
 	for _, l := range levels {
 		x.At = append(x.At, int(l))
 	}
-	var models openb.Catalogue
-	nodes, err := openb.ReadNodes(g.nodes, &models)
-	if err != nil {
+	if x.Traces, err = g.traces(); err != nil {
 		return nil, nil, err
-	}
-	for _, path := range g.pods {
-		pods, err := openb.ReadPods(path, &models)
-		if err != nil {
-			return nil, nil, err
-		}
-		name := openb.TraceName(path)
-		if slices.ContainsFunc(x.Traces, func(t *openb.Trace) bool { return t.Name == name }) {
-			return nil, nil, usagef("--pods names two traces %s", name)
-		}
-		x.Traces = append(x.Traces, &openb.Trace{Name: name, Nodes: nodes, Pods: pods})
 	}
 	var published openb.Published
 	if g.compare != "" {
@@ -147,6 +144,51 @@ func (g *gpuReplay) run(ctx context.Context) ([]openb.Row, openb.Published, erro
 	}
 	rows, err := x.Run(ctx)
 	return rows, published, err
+}
+
+// check looks at what every kind of run needs.
+func (g *gpuReplay) check(policies []string, flag string) error {
+	if g.nodes == "" || len(g.pods) == 0 {
+		return usagef("--nodes and --pods are needed: the benchmark's list of machines and its lists of pods")
+	}
+	if g.workers < 1 {
+		return usagef("--workers must be at least 1")
+	}
+	for i, p := range policies {
+		if !slices.Contains(openb.Policies(), p) {
+			return usagef("%s %s is not one of %s", flag, p, strings.Join(openb.Policies(), ", "))
+		}
+		if slices.Contains(policies[:i], p) {
+			return usagef("%s names %s twice", flag, p)
+		}
+	}
+	return nil
+}
+
+// traces reads the files.
+func (g *gpuReplay) traces() ([]*openb.Trace, error) {
+	var traces []*openb.Trace
+	var models openb.Catalogue
+	nodes, err := openb.ReadNodes(g.nodes, &models)
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range g.pods {
+		pods, err := openb.ReadPods(path, &models)
+		if err != nil {
+			return nil, err
+		}
+		name := openb.TraceName(path)
+		if slices.ContainsFunc(traces, func(t *openb.Trace) bool { return t.Name == name }) {
+			return nil, usagef("--pods names two traces %s", name)
+		}
+		trace := &openb.Trace{Name: name, Nodes: nodes, Pods: pods}
+		if g.memory {
+			trace = trace.WithMemory(models.Names())
+		}
+		traces = append(traces, trace)
+	}
+	return traces, nil
 }
 
 // maxSpans bounds how many numbers a list such as 1-1000 may stand for.
