@@ -60,7 +60,9 @@ type Cluster struct {
 
 	mu        sync.Mutex
 	scheduler *process.Process
-	reported  clusterdir.Status // neap-cluster's last word that was an error
+	// schedulerPort is where it was last told to listen.
+	schedulerPort int
+	reported      clusterdir.Status // neap-cluster's last word that was an error
 }
 
 // Start starts a control plane and waits until pods can be created, or ctx

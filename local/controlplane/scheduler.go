@@ -6,12 +6,15 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
+
+	"k8s.io/client-go/rest"
 
 	"github.com/neap-dev/neap/local/clusterdir"
 	"github.com/neap-dev/neap/local/process"
@@ -63,7 +66,12 @@ profiles:
         weight: 20
       disabled:
       - name: DynamicResources
+# Kubernetes' own plugins and nothing else, to compare with.
+- schedulerName: ` + StockScheduler + `
 `
+
+// StockScheduler is the schedulerName of pods that want Kubernetes' own scheduling.
+const StockScheduler = "stock-scheduler"
 
 // StartScheduler starts neap-scheduler as system:kube-scheduler and waits
 // until it schedules. It ends with the cluster, or before, on its own; then
@@ -104,6 +112,9 @@ func (c *Cluster) trySchedulerOnce(ctx context.Context, bin, config string) (*pr
 		return nil, err
 	}
 	logFile := c.Dir.Log("scheduler")
+	c.mu.Lock()
+	c.schedulerPort = port
+	c.mu.Unlock()
 	p, err := process.Start(process.Options{
 		Path: bin,
 		Args: []string{
@@ -165,6 +176,38 @@ func (c *Cluster) awaitScheduler(ctx context.Context, p *process.Process, url st
 		case <-tick.C:
 		}
 	}
+}
+
+// SchedulerMetrics returns what the scheduler says of itself, in Prometheus' text.
+func (c *Cluster) SchedulerMetrics(ctx context.Context) (string, error) {
+	cfg, err := c.RESTConfig()
+	if err != nil {
+		return "", err
+	}
+	client, err := rest.HTTPClientFor(cfg)
+	if err != nil {
+		return "", fmt.Errorf("read the scheduler's metrics: %w", err)
+	}
+	c.mu.Lock()
+	url := "https://127.0.0.1:" + strconv.Itoa(c.schedulerPort) + "/metrics"
+	c.mu.Unlock()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", fmt.Errorf("read the scheduler's metrics: %w", err)
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return "", fmt.Errorf("read the scheduler's metrics: %w", err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = fmt.Errorf("status %s", res.Status)
+	}
+	if err != nil {
+		return "", fmt.Errorf("read the scheduler's metrics: %w", err)
+	}
+	return string(text), nil
 }
 
 func freePort() (int, error) {
