@@ -65,6 +65,10 @@ fuzz: ## Run each fuzz target for FUZZTIME (30s)
 bench: build ## Measure every bar and print it (bench/README.md)
 	@status=0; for b in $$(bin/neap bench --list); do echo "== neap bench $$b"; bin/neap bench $$b || status=1; done; exit $$status
 
+.PHONY: soak
+soak: build ## Place 100,000 pods on GPUs with schedulers killed and pods racing, under audit (an hour)
+	@NEAP_GPU_PLACEMENTS=100000 go test ./test/kube -count=1 -timeout 4h -v -run '^TestNoGPUIsGivenAwayTwice$$'
+
 .PHONY: vuln
 vuln: ## Look the modules up in Go's vulnerability database
 	@hack/vuln.sh

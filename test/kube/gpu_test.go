@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -249,6 +251,21 @@ func (w *gpuWorld) noFaults() {
 	w.t.Logf("%d placements", w.audit.Placements())
 }
 
+// soak is how many placements TestNoGPUIsGivenAwayTwice makes at least: make soak
+// sets it.
+func soak(t *testing.T) int {
+	t.Helper()
+	s := os.Getenv("NEAP_GPU_PLACEMENTS")
+	if s == "" {
+		return 0
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatalf("NEAP_GPU_PLACEMENTS is %q; it must be a number, such as 100000", s)
+	}
+	return n
+}
+
 func TestNoGPUIsGivenAwayTwice(t *testing.T) {
 	w := newGPUWorld(t,
 		gpuMachine{name: "g2", count: 8, gpus: 8, model: "G2", memory: 32768, cpu: 96},
@@ -272,7 +289,10 @@ func TestNoGPUIsGivenAwayTwice(t *testing.T) {
 	w.killScheduler()
 	racing.Wait()
 	dice := rand.New(rand.NewPCG(4, 2))
-	for round := range 4 {
+	for round, least := 0, soak(t); round < 4 || w.audit.Placements() < least; round++ {
+		if round%100 == 99 {
+			t.Logf("%s: %d placements in %d rounds", time.Now().Format(time.TimeOnly), w.audit.Placements(), round+1)
+		}
 		for _, d := range made {
 			low := dice.IntN(replicas)
 			racing.Go(func() {
@@ -281,7 +301,7 @@ func TestNoGPUIsGivenAwayTwice(t *testing.T) {
 				w.scale(d, replicas)
 			})
 		}
-		if round%2 == 1 {
+		if round < 4 && round%2 == 1 || round%20 == 19 {
 			w.killScheduler()
 		}
 		racing.Wait()
