@@ -349,12 +349,13 @@ func (p *Plugin) Sweep(ctx context.Context) error {
 		if there[name(h.ids)] != nil || !p.ready() {
 			continue
 		}
-		pod, gone := p.owner(ctx, holders, h.ids)
-		if gone != nil {
-			continue // or not there yet: its start will tell
+		pod, missing := p.owner(ctx, holders, h.ids)
+		if missing == nil {
+			missing = p.grant(ctx, pod, holders, h.ids)
 		}
-		if missing := p.grant(ctx, pod, holders, h.ids); missing != nil {
-			err = errors.Join(err, fmt.Errorf("pod %s/%s: %w", pod.Namespace, pod.Name, missing))
+		// A container that has had none yet hears of it when it starts.
+		if _, had := p.Grants()[name(h.ids)]; had && missing != nil {
+			err = errors.Join(err, fmt.Errorf("container %s of pod %s/%s: %w", h.container, h.namespace, h.pod, missing))
 		}
 	}
 	return err
