@@ -187,6 +187,13 @@ func TestPodsMoveOverToNeap(t *testing.T) {
 		"those are not translated again":                               {"unsized", "main: nvidia.com/gpu=3", "main: nvidia.com/gpu=3"},
 		"claims are left alone, and given the scheduler if it is said": {"claims", "main: aliyun.com/gpu-mem=3", "main: aliyun.com/gpu-mem=3"},
 	}
+	var many, become []string // what CEL may cost is bounded
+	for i := range 100 {
+		many = append(many, fmt.Sprintf("c%03d: nvidia.com/gpu=2, nvidia.com/gpumem=10, nvidia.com/gpucores=1, cpu=1, memory=1Gi", i))
+		become = append(become, fmt.Sprintf("c%03d: cpu=1, memory=1Gi, neap.dev/gpu-memory=20, neap.dev/gpu-milli=20", i))
+	}
+	cases["a hundred containers"] = struct{ class, pod, want string }{"all", strings.Join(many, "\n"),
+		"@neap.dev/gpu-count: 2\n" + strings.Join(become, "\n") + "\nby neap-scheduler"}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			p := gpuPod(t, spaces[tc.class], tc.pod)
