@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	resourceapi "k8s.io/api/resource/v1"
 	apiresource "k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/neap-dev/neap/api/v1alpha1"
 	"github.com/neap-dev/neap/core/gpu"
@@ -32,12 +33,12 @@ func PublishedGPU(d v1alpha1.GPUDevice) resourceapi.Device {
 		},
 		AllowMultipleAllocations: new(true),
 		Capacity: map[resourceapi.QualifiedName]resourceapi.DeviceCapacity{
-			v1alpha1.CapacityGPUMilli: GPUCapacity(apiresource.NewQuantity(gpu.Whole, apiresource.DecimalSI), 1),
+			v1alpha1.CapacityGPUMilli: shareable(apiresource.NewQuantity(gpu.Whole, apiresource.DecimalSI), 1),
 		},
 	}
 	// A capacity needs room for two steps.
 	if d.MemoryMiB > 1 {
-		out.Capacity[v1alpha1.CapacityGPUMemory] = GPUCapacity(apiresource.NewQuantity(d.MemoryMiB*mebi, apiresource.BinarySI), mebi)
+		out.Capacity[v1alpha1.CapacityGPUMemory] = shareable(apiresource.NewQuantity(d.MemoryMiB*mebi, apiresource.BinarySI), mebi)
 	}
 	if !d.Healthy {
 		out.Taints = []resourceapi.DeviceTaint{{Key: v1alpha1.TaintGPUUnhealthy, Effect: resourceapi.DeviceTaintEffectNoSchedule}}
@@ -45,9 +46,16 @@ func PublishedGPU(d v1alpha1.GPUDevice) resourceapi.Device {
 	return out
 }
 
-// GPUCapacity returns so much of something in steps, all of it if a claim does not
+// GPUDeviceClass returns the class of all GPUs of Neap's driver.
+func GPUDeviceClass() *resourceapi.DeviceClass {
+	c := &resourceapi.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.GPUDriver}}
+	c.Spec.Selectors = []resourceapi.DeviceSelector{{CEL: &resourceapi.CELDeviceSelector{Expression: "device.driver == '" + v1alpha1.GPUDriver + "'"}}}
+	return c
+}
+
+// shareable returns so much of something in steps, all of it if a claim does not
 // say how much.
-func GPUCapacity(all *apiresource.Quantity, step int64) resourceapi.DeviceCapacity {
+func shareable(all *apiresource.Quantity, step int64) resourceapi.DeviceCapacity {
 	one := apiresource.NewQuantity(step, all.Format)
 	return resourceapi.DeviceCapacity{Value: *all, RequestPolicy: &resourceapi.CapacityRequestPolicy{
 		Default:    all,

@@ -64,13 +64,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{T: t, cluster: clustertest.Scheduler(t)}
 	w.client = clustertest.Client(t, w.cluster)
 	w.ns = clustertest.Namespace(t, w.cluster)
-	class := &resourceapi.DeviceClass{
-		ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.GPUDriver},
-		Spec: resourceapi.DeviceClassSpec{Selectors: []resourceapi.DeviceSelector{{CEL: &resourceapi.CELDeviceSelector{
-			Expression: "device.driver == '" + v1alpha1.GPUDriver + "'",
-		}}}},
-	}
-	if _, err := w.client.ResourceV1().DeviceClasses().Create(t.Context(), class, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+	if _, err := w.client.ResourceV1().DeviceClasses().Create(t.Context(), convert.GPUDeviceClass(), metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { // pods that are left over would go to the next test's machines
