@@ -1,6 +1,7 @@
 package gpufit
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,8 @@ import (
 	"k8s.io/dynamic-resource-allocation/resourceclaim"
 	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
+	"k8s.io/kubernetes/pkg/scheduler/apis/config"
+	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/names"
 	"k8s.io/kubernetes/pkg/scheduler/util"
 
 	"github.com/neap-dev/neap/api/v1alpha1"
@@ -53,6 +56,7 @@ func (b *books) concerns(pod *v1.Pod) bool {
 // Neap's driver offers on every node. The lock is held.
 func (f *GPUFit) asked(ctx context.Context, pod *v1.Pod) (demands []gpu.Demand, offered map[string][]string, err error) {
 	if f.desk != nil && len(pod.Spec.ResourceClaims) > 0 {
+		f.look.Do(f.lookForClaims)
 		why, err := f.desk.heal(ctx, f.now, pod)
 		if err != nil {
 			return nil, nil, unsaid{err}
@@ -62,7 +66,7 @@ func (f *GPUFit) asked(ctx context.Context, pod *v1.Pod) (demands []gpu.Demand, 
 		}
 		demands, err = f.desk.demands(ctx, f.now, pod)
 		if err != nil || len(demands) > 0 {
-			if err == nil {
+			if err = cmp.Or(err, f.unfit); err == nil {
 				offered, err = f.desk.offers()
 			}
 			return demands, offered, err
@@ -72,6 +76,20 @@ func (f *GPUFit) asked(ctx context.Context, pod *v1.Pod) (demands []gpu.Demand, 
 		demands, err = f.now.Demands(pod)
 	}
 	return demands, nil, err
+}
+
+// lookForClaims sees whether the profile lets claims have what is chosen here.
+func (f *GPUFit) lookForClaims() {
+	profile, ok := f.handle.(interface{ ListPlugins() *config.Plugins })
+	if !ok {
+		return
+	}
+	has := func(name string) bool {
+		return slices.ContainsFunc(profile.ListPlugins().PreFilter.Enabled, func(p config.Plugin) bool { return p.Name == name })
+	}
+	if has(names.DynamicResources) || !has(ClaimsName) {
+		f.unfit = fmt.Errorf("in the scheduler's profile %s the plugin %s has to be disabled, and %s enabled in its place, for the GPUs of claims to be chosen", f.handle.ProfileName(), names.DynamicResources, ClaimsName)
+	}
 }
 
 // unsaid is an error of the API server, after which a pod tries again by itself.

@@ -80,6 +80,8 @@ const (
 type GPUFit struct {
 	*books
 	handle fwk.Handle
+	look   sync.Once
+	unfit  error // why the profile cannot place pods with claims; nil: it can
 }
 
 var (
