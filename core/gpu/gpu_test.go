@@ -452,39 +452,41 @@ func TestNeapKeepsScarceMachinesForThoseWhoNeedThem(t *testing.T) {
 	}
 }
 
+// benchFleet draws 1,213 machines and 90 demands.
+func benchFleet(memory bool) ([]Machine, []Share) {
+	rng := rand.New(rand.NewSource(1))
+	var machines []Machine
+	for i := range 1213 {
+		m := machine(96_000, 393_216, 8, Model(rng.Intn(6)))
+		for k := range m.GPUs {
+			if memory {
+				m.IdleMemory[k] = []int32{16 << 10, 24 << 10, 40 << 10, 80 << 10}[int(m.Model[k])%4]
+			}
+			if memory && i%10 == 0 && k >= 4 { // two models on one machine
+				m.Model[k] = 5
+			}
+		}
+		machines = append(machines, m)
+	}
+	var shares []Share
+	for range 90 {
+		d := Demand{CPU: int64(1+rng.Intn(16)) * 1000, Memory: 1000, Devices: 1, Milli: int64(1+rng.Intn(100)) * 10}
+		if memory {
+			d.DeviceMemory = int64(1+rng.Intn(20)) << 10
+			if rng.Intn(10) == 0 {
+				d.Devices = 2
+			}
+		}
+		shares = append(shares, Share{Demand: d, Count: int64(1 + rng.Intn(100))})
+	}
+	return machines, shares
+}
+
 // BenchmarkPick places and removes on 1,213 machines. Besides the mean of both it
 // reports the median and the 99th percentile of the choice alone, in µs.
 func BenchmarkPick(b *testing.B) {
-	draw := func(memory bool) ([]Machine, []Share) {
-		rng := rand.New(rand.NewSource(1))
-		var machines []Machine
-		for i := range 1213 {
-			m := machine(96_000, 393_216, 8, Model(rng.Intn(6)))
-			for k := range m.GPUs {
-				if memory {
-					m.IdleMemory[k] = []int32{16 << 10, 24 << 10, 40 << 10, 80 << 10}[int(m.Model[k])%4]
-				}
-				if memory && i%10 == 0 && k >= 4 { // two models on one machine
-					m.Model[k] = 5
-				}
-			}
-			machines = append(machines, m)
-		}
-		var shares []Share
-		for range 90 {
-			d := Demand{CPU: int64(1+rng.Intn(16)) * 1000, Memory: 1000, Devices: 1, Milli: int64(1+rng.Intn(100)) * 10}
-			if memory {
-				d.DeviceMemory = int64(1+rng.Intn(20)) << 10
-				if rng.Intn(10) == 0 {
-					d.Devices = 2
-				}
-			}
-			shares = append(shares, Share{Demand: d, Count: int64(1 + rng.Intn(100))})
-		}
-		return machines, shares
-	}
 	for _, memory := range []bool{false, true} {
-		machines, shares := draw(memory)
+		machines, shares := benchFleet(memory)
 		for name, scorer := range map[string]Scorer{"neap": NewNeap(machines, shares, 0), "fgd": Fragmentation{NewMix(shares)}} {
 			if memory {
 				name += "-memory"
@@ -545,5 +547,33 @@ func BenchmarkBest(b *testing.B) {
 		if err := fleet.Place(or[best[0].Alternative], best[0].Spot); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkFirstPick chooses for a demand that the fleet has never seen, with every
+// device in another state: nothing is remembered.
+func BenchmarkFirstPick(b *testing.B) {
+	for _, memory := range []bool{false, true} {
+		machines, shares := benchFleet(memory)
+		name := "neap"
+		if memory {
+			name = "neap-memory"
+		}
+		b.Run(name, func(b *testing.B) {
+			rng := rand.New(rand.NewSource(1))
+			scorer := NewNeap(machines, shares, 0)
+			fleet := NewFleet(machines, scorer)
+			for range 9000 {
+				d := shares[rng.Intn(len(shares))].Demand
+				if s, ok := fleet.Pick(d); ok && fleet.Place(d, s) != nil {
+					b.Fatal("what was picked does not fit")
+				}
+			}
+			d := Demand{CPU: 500, Devices: 1, Milli: 50}
+			for b.Loop() {
+				fleet.Rescore(scorer)
+				fleet.Pick(d)
+			}
+		})
 	}
 }

@@ -3,6 +3,7 @@ package gpu
 import (
 	"cmp"
 	"math"
+	"math/bits"
 	"slices"
 )
 
@@ -43,7 +44,9 @@ type Mix struct {
 	pieces   []int64           // distinct milli of demands for one device, ascending
 	memories []int64           // distinct device memory of those, but 0, ascending
 	level    [Whole + 1]uint16 // how many pieces are at most this
-	kinds    []kind            // of demands for several devices
+	below    []int32           // how many memories are below this many times 1<<shift
+	shift    int
+	kinds    []kind // of demands for several devices
 	models   [MaxModels]*tables
 	step     [101]int64 // least decrease of fragments for each published score
 }
@@ -105,6 +108,12 @@ func NewMix(shares []Share) *Mix {
 	}
 	for v := range mix.level {
 		mix.level[v] = uint16(atMost(mix.pieces, int64(v)))
+	}
+	if n := len(mix.memories); n > 0 {
+		mix.shift = max(0, bits.Len64(uint64(mix.memories[n-1]))-10)
+		for v := int64(0); v <= mix.memories[n-1]+1<<mix.shift; v += 1 << mix.shift {
+			mix.below = append(mix.below, int32(atMost(mix.memories, v-1)))
+		}
 	}
 	for i := range mix.step {
 		switch i {
@@ -225,8 +234,12 @@ func (mix *Mix) single(m *Machine, device, cpu int) int64 {
 		return 0
 	}
 	memory := 0
-	if len(mix.memories) > 0 {
-		memory = atMost(mix.memories, int64(m.IdleMemory[device]))
+	if len(mix.memories) > 0 && m.IdleMemory[device] > 0 {
+		mib := int64(m.IdleMemory[device])
+		memory = int(mix.below[min(mib>>mix.shift, int64(len(mix.below)-1))])
+		for memory < len(mix.memories) && mix.memories[memory] <= mib {
+			memory++
+		}
 	}
 	return int64(v) * (mix.total - mix.models[m.Model[device]].one[mix.cell(cpu, int(mix.level[v]), memory)])
 }
@@ -241,25 +254,39 @@ func (mix *Mix) several(m *Machine, cpu int) int64 {
 		same := m.alike(healthy)
 		healthy &^= same
 		many := mix.models[m.Model[same.First()]].many
-		for k, ask := range mix.kinds {
-			n, idle := 0, int64(0)
-			for rest := same; rest != 0; rest &= rest - 1 {
-				if i := rest.First(); int64(m.Idle[i]) >= ask.milli && int64(m.IdleMemory[i]) >= ask.memory {
-					n++
-					idle += int64(m.Idle[i])
-				}
-			}
-			use += idle * many[k][cpu*(MaxDevices+1)+n]
+		for k := range mix.kinds {
+			t := mix.kinds[k].on(m, same)
+			use += t.idle * many[k][cpu*(MaxDevices+1)+t.n]
 		}
 	}
 	return use
 }
 
+// A tally is how many devices are enough for a kind, and what is idle on them.
+type tally struct {
+	n    int
+	idle int64
+}
+
+// on counts the devices of a set that are enough.
+func (k *kind) on(m *Machine, set Devices) (t tally) {
+	for ; set != 0; set &= set - 1 {
+		if i := set.First(); int64(m.Idle[i]) >= k.milli && int64(m.IdleMemory[i]) >= k.memory {
+			t.n++
+			t.idle += int64(m.Idle[i])
+		}
+	}
+	return t
+}
+
+// fewKinds is how many kinds are counted once for all devices a demand may take.
+const fewKinds = 32
+
 // each calls try with every way to place d on m that is worth a look: with m as it
 // is then, which try must not keep or change, the devices taken, and how much the
-// fragments decrease.
+// fragments decrease. It comes to the same as [Mix.Fragment] before and after, but
+// counts what does not change once.
 func (mix *Mix) each(m *Machine, d *Demand, try func(after *Machine, on Devices, decrease int64)) {
-	before := mix.Fragment(m)
 	after := *m
 	after.take(d, 0)
 	cpu := atMost(mix.cpus, after.CPU)
@@ -269,10 +296,24 @@ func (mix *Mix) each(m *Machine, d *Demand, try func(after *Machine, on Devices,
 		parts[i] = mix.single(&after, i, cpu)
 		sum += parts[i]
 	}
+	use := mix.several(&after, cpu)
+	before := sum - use
+	if atMost(mix.cpus, m.CPU) != cpu {
+		before = mix.Fragment(m)
+	}
 	if d.Devices == 0 {
-		try(&after, 0, before-sum+mix.several(&after, cpu))
+		try(&after, 0, before-sum+use)
 		return
 	}
+	all := (Devices(1)<<m.GPUs - 1) &^ m.Sick
+	count := use != 0 && len(mix.kinds) <= fewKinds && m.alike(all) == all
+	var tallies [fewKinds]tally
+	if count {
+		for k := range mix.kinds {
+			tallies[k] = mix.kinds[k].on(&after, all)
+		}
+	}
+	many := mix.models[m.Model[0]].many
 	var choices [MaxDevices]Devices
 	for _, on := range m.choices(d, &choices) {
 		now := sum
@@ -282,7 +323,29 @@ func (mix *Mix) each(m *Machine, d *Demand, try func(after *Machine, on Devices,
 			after.IdleMemory[i] -= int32(d.DeviceMemory)
 			now += mix.single(&after, i, cpu) - parts[i]
 		}
-		try(&after, on, before-now+mix.several(&after, cpu))
+		left := use // none, if there was none before
+		if count {
+			left = 0
+			for k := range mix.kinds {
+				ask, t := &mix.kinds[k], tallies[k]
+				for rest := on; rest != 0; rest &= rest - 1 {
+					i := rest.First()
+					if int64(m.Idle[i]) < ask.milli || int64(m.IdleMemory[i]) < ask.memory {
+						continue
+					}
+					if int64(after.Idle[i]) >= ask.milli && int64(after.IdleMemory[i]) >= ask.memory {
+						t.idle -= d.Milli
+					} else {
+						t.idle -= int64(m.Idle[i])
+						t.n--
+					}
+				}
+				left += t.idle * many[k][cpu*(MaxDevices+1)+t.n]
+			}
+		} else if use != 0 {
+			left = mix.several(&after, cpu)
+		}
+		try(&after, on, before-now+left)
 		for rest := on; rest != 0; rest &= rest - 1 {
 			i := rest.First()
 			after.Idle[i], after.IdleMemory[i] = m.Idle[i], m.IdleMemory[i]

@@ -31,8 +31,9 @@ import (
 type Neap struct {
 	mix     *Mix
 	without Terms
-	perGPU  int64 // thousandths of milli-cores for a milli of the mix; 0: no GPU is asked for
-	perMiB  int64 // thousandths of MiB of its GPU for a milli of the mix
+	perGPU  int64                   // thousandths of milli-cores for a milli of the mix; 0: no GPU is asked for
+	perMiB  int64                   // thousandths of MiB of its GPU for a milli of the mix; 0: none is asked for
+	perPart [len(proportions)]int64 // its reverse: milli for a MiB, in parts of 1<<feedBits
 	shapes  []shape
 	pools   []pool
 	homes   []home          // by machine
@@ -89,6 +90,9 @@ const (
 // is taken to come with; the balance is the mean over them, so that it bends softly.
 var proportions = [...]int64{50, 60, 70, 80, 90, 100}
 
+// feedBits are those of a fraction of a milli.
+const feedBits = 20
+
 // priceSteps bounds the work of finding prices; a few hundred are usual.
 const priceSteps = 20_000
 
@@ -129,7 +133,11 @@ func NewNeap(machines []Machine, shares []Share, without Terms) *Neap {
 		return n
 	}
 	n.perGPU = max(1, cpu*1000/milli)
-	n.perMiB = mib * 1000 / milli
+	if n.perMiB = mib * 1000 / milli; n.perMiB > 0 {
+		for i, p := range proportions {
+			n.perPart[i] = min((100_000<<feedBits)/(n.perMiB*p), math.MaxInt32)
+		}
+	}
 	// The plan is for as much demand as there are GPUs, or memory of GPUs if that is
 	// less.
 	of, in := capacity, milli
@@ -250,9 +258,24 @@ func (n *Neap) plan(p *packing, at prices) {
 func (n *Neap) Score(m *Machine, d *Demand) (int64, Devices) {
 	best, where := int64(misfit), Devices(0)
 	home := n.home(m)
+	idle := m.IdleMilli()
+	// With processors for all that is idle nothing is stranded, now or then.
+	balance := n.without&Balance == 0 && n.perGPU > 0 && (m.CPU-d.CPU)*1000 < idle*n.perGPU
 	var fixed int64 // what no choice of devices changes
-	if n.without&Balance == 0 && n.perGPU > 0 {
-		fixed += perStranded * n.stranded(m)
+	var fed, reach [len(proportions)]int64
+	if balance {
+		for i := range fed {
+			fed[i] = idle
+		}
+		if n.perMiB > 0 {
+			fed = [len(proportions)]int64{}
+			for i := range m.GPUs {
+				n.feed(&fed, m, i, 1)
+			}
+		}
+		n.reach(&reach, m.CPU)
+		fixed += perStranded * stranded(&fed, &reach)
+		n.reach(&reach, m.CPU-d.CPU)
 	}
 	if n.without&Scarcity == 0 && d.Devices > 0 && home.shape >= 0 && !n.choosy(d) {
 		fixed -= perLoad * n.load[home.shape]
@@ -262,10 +285,21 @@ func (n *Neap) Score(m *Machine, d *Demand) (int64, Devices) {
 		if n.without&Regret == 0 {
 			points -= perRegret * n.regret(home, m, after, d, on) / 1000
 		}
-		if n.without&Balance == 0 && n.perGPU > 0 {
-			points -= perStranded * n.stranded(after)
+		if balance {
+			now := fed
+			if n.perMiB == 0 {
+				for i := range now {
+					now[i] -= d.GPU()
+				}
+			} else {
+				for rest := on; rest != 0; rest &= rest - 1 {
+					n.feed(&now, m, rest.First(), -1)
+					n.feed(&now, after, rest.First(), 1)
+				}
+			}
+			points -= perStranded * stranded(&now, &reach)
 		}
-		if s := n.score(m, after, d, points); s > best {
+		if s := n.score(m, d, points, 1_000_000*after.CPU/128_000+1_000_000*(idle-d.GPU())/(8*Whole)); s > best {
 			best, where = s, on
 		}
 	})
@@ -275,10 +309,9 @@ func (n *Neap) Score(m *Machine, d *Demand) (int64, Devices) {
 // tieBase separates scores from what decides between equal ones.
 const tieBase = 1_000_000_000
 
-// score adds to thousandths of points what m becoming after, an empty machine
-// perhaps, counts for, and what decides between equals.
-func (n *Neap) score(m, after *Machine, d *Demand, points int64) int64 {
-	tie := 1_000_000*after.CPU/128_000 + 1_000_000*after.IdleMilli()/(8*Whole)
+// score adds to thousandths of points what opening m counts for, and what decides
+// between equals.
+func (n *Neap) score(m *Machine, d *Demand, points, tie int64) int64 {
 	if m.Pods == 0 && n.without&Opening == 0 {
 		if d.Devices > 0 {
 			points -= perOpening
@@ -308,31 +341,32 @@ func (n *Neap) regret(home *home, m, after *Machine, d *Demand, on Devices) int6
 	return lost - 1000*d.GPU()
 }
 
-// stranded returns the idle milli that will lack processors, those that will lack
-// memory of their GPU anyway not counted.
-func (n *Neap) stranded(m *Machine) int64 {
-	idle := m.IdleMilli()
+// stranded returns the idle milli that will lack processors: of those that will have
+// memory of their GPU, what processors do not reach. Both are for each proportion.
+func stranded(fed, reach *[len(proportions)]int64) int64 {
 	var sum int64
-	for _, p := range proportions {
-		have := idle
-		if n.perMiB > 0 {
-			have = n.nourished(m, p)
-		}
-		sum += max(0, have-max(0, 100_000*m.CPU/(n.perGPU*p)))
+	for i, v := range fed {
+		sum += max(0, v-reach[i])
 	}
 	return sum / int64(len(proportions))
 }
 
-// nourished returns the idle milli that will have memory, if the mix asks for percent
-// of what it does.
-func (n *Neap) nourished(m *Machine, percent int64) int64 {
-	var sum int64
-	for i := range m.GPUs {
-		if m.Sick>>i&1 == 0 {
-			sum += max(0, min(int64(m.Idle[i]), 100_000*int64(m.IdleMemory[i])/(n.perMiB*percent)))
-		}
+// reach tells how many milli there are processors for.
+func (n *Neap) reach(reach *[len(proportions)]int64, cpu int64) {
+	for i, p := range proportions {
+		reach[i] = max(0, 100_000*cpu/(n.perGPU*p))
 	}
-	return sum
+}
+
+// feed adds, times sign, the idle milli of a device that there is memory for.
+func (n *Neap) feed(fed *[len(proportions)]int64, m *Machine, device int, sign int64) {
+	if m.Sick>>device&1 == 1 {
+		return
+	}
+	milli, mib := int64(m.Idle[device]), int64(m.IdleMemory[device])
+	for i := range fed {
+		fed[i] += sign * max(0, min(milli, mib*n.perPart[i]>>feedBits))
+	}
 }
 
 // choosy reports whether d names models, or is so large that less than half of the
