@@ -16,7 +16,9 @@
 // equal answers. Books, scores and bounds are integers; only the search for prices
 // is not, and those are rounded before use.
 //
-// [Bound] says what no placement could exceed.
+// [Bound] says what no placement could exceed, [Fewest] what none could do with less
+// than. [Repack] plans moves that admit, empty or evacuate, each into a place that is
+// free while the old one is still held; [Plan.Verify] proves a plan.
 //
-// Not here: GPU memory, moving pods, and where demands come from.
+// Not here: making the moves, and where demands come from.
 package gpu

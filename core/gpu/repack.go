@@ -1011,63 +1011,42 @@ func (r *repacker) plan(goal Goal) Plan {
 		t := &s.Tenants[m.Tenant]
 		m.Seconds = t.Seconds
 		m.Cost = s.moveCost(t, &t.Demands[m.Demand], m.To.Machine, &r.opts)
-		for m.After < i && !p.ready(s, start, prior, i, m.After) {
-			m.After++
-		}
+		m.After = p.earliest(s, start, prior, i)
 	}
 	p.figures(s, goal, &r.opts)
 	return p
 }
 
 // direct returns one move for each tenant that is elsewhere now, from where it was
-// to where it is, in an order that works, and false if it finds none that is within
-// the limits. A circle is broken by a stop of one of them on the way.
+// to where it is, in an order that works. It returns false if there is none, for they
+// go in a circle, which the log breaks by a stop on the way, or if they cost more.
 func (r *repacker) direct() ([]Move, bool) {
 	left := r.s.start()
 	var open, moves []Move
-	var was []int // demands that the tenants of open have where they are
 	seen := make([]bool, len(r.at))
 	for _, l := range r.log {
 		if t := &r.s.Tenants[l.tenant]; !seen[l.tenant] && (r.at[l.tenant] != t.Spot || r.now[l.tenant] != t.Now) {
 			open = append(open, Move{Tenant: l.tenant, From: t.Spot, To: r.at[l.tenant], Demand: r.now[l.tenant]})
-			was = append(was, t.Now)
 		}
 		seen[l.tenant] = true
 	}
-	do := func(m Move, was int) {
-		demands := r.s.Tenants[m.Tenant].Demands
-		left[m.To.Machine].take(&demands[m.Demand], m.To.Devices)
-		left[m.From.Machine].give(&demands[was], m.From.Devices)
-		moves = append(moves, m)
-	}
 	for len(open) > 0 {
 		n := 0
-		for i, m := range open {
-			if left[m.To.Machine].admits(&r.s.Tenants[m.Tenant].Demands[m.Demand], m.To.Devices) {
-				do(m, was[i])
+		for _, m := range open {
+			t := &r.s.Tenants[m.Tenant]
+			if d := &t.Demands[m.Demand]; left[m.To.Machine].admits(d, m.To.Devices) {
+				left[m.To.Machine].take(d, m.To.Devices)
+				left[m.From.Machine].give(&t.Demands[t.Now], m.From.Devices)
+				moves = append(moves, m)
 			} else {
-				open[n], was[n] = m, was[i]
+				open[n] = m
 				n++
 			}
 		}
-		if n < len(open) {
-			open, was = open[:n], was[:n]
-			continue
-		}
-		i, aside := r.aside(left, open, was)
-		if i < 0 || len(moves)+len(open) >= len(r.log) { // no better than the log
+		if n == len(open) {
 			return nil, false
 		}
-		do(Move{Tenant: open[i].Tenant, From: open[i].From, To: aside, Demand: was[i]}, was[i])
-		open[i].From = aside
-	}
-	quota := make([]int, len(r.s.Groups))
-	for _, m := range moves {
-		for _, g := range r.s.Tenants[m.Tenant].Groups {
-			if quota[g]++; quota[g] > r.s.Groups[g].Moves {
-				return nil, false
-			}
-		}
+		open = open[:n]
 	}
 	var cost int64
 	for _, m := range moves {
@@ -1075,30 +1054,6 @@ func (r *repacker) direct() ([]Move, bool) {
 		cost = plus(cost, r.s.moveCost(t, &t.Demands[m.Demand], m.To.Machine, &r.opts))
 	}
 	return moves, cost <= r.costSince(0)
-}
-
-// aside returns which of the open moves' tenants could stand aside, and where, for
-// another to have its place; −1 if none.
-func (r *repacker) aside(left []Machine, open []Move, was []int) (int, Spot) {
-	for i := range open {
-		a := &open[i]
-		d := r.s.Tenants[a.Tenant].Demands[was[i]]
-		without := left[a.From.Machine]
-		without.give(&d, a.From.Devices)
-		helps := func(b *Move) bool {
-			return b.Tenant != a.Tenant && b.To.Machine == a.From.Machine && without.admits(&r.s.Tenants[b.Tenant].Demands[b.Demand], b.To.Devices)
-		}
-		if !slices.ContainsFunc(open, func(b Move) bool { return helps(&b) }) {
-			continue
-		}
-		for k := range left {
-			if k == a.From.Machine || r.shut[k] || !left[k].Fits(&d) || slices.ContainsFunc(r.s.Leave, func(l Spot) bool { return l.Machine == k }) {
-				continue
-			}
-			return i, Spot{k, left[k].Tightest(&d)}
-		}
-	}
-	return -1, Spot{}
 }
 
 // start returns what is left on the machines at the start, the holds taken.
@@ -1125,21 +1080,20 @@ func (p *Plan) prior(s *Situation) []int {
 	return prior
 }
 
-// ready reports whether move i finds its tenant settled and its place free when the
-// first ended moves have ended and the others before it are under way.
-func (p *Plan) ready(s *Situation, start []Machine, prior []int, i, ended int) bool {
+// earliest returns how many of the moves before i, from the first, must have ended
+// for its tenant to be settled and its place to be free while the others are under
+// way; at most all of them.
+func (p *Plan) earliest(s *Situation, start []Machine, prior []int, i int) int {
 	to := p.Moves[i].To
 	m := start[to.Machine]
+	settled := 0
 	for k := range i {
 		o := &p.Moves[k]
-		if o.Tenant == p.Moves[i].Tenant && k >= ended {
-			return false
+		if o.Tenant == p.Moves[i].Tenant {
+			settled = k + 1
 		}
 		if o.To.Machine == to.Machine {
 			m.take(&s.Tenants[o.Tenant].Demands[o.Demand], o.To.Devices)
-		}
-		if k < ended && o.From.Machine == to.Machine {
-			m.give(&s.Tenants[o.Tenant].Demands[prior[k]], o.From.Devices)
 		}
 	}
 	for k := range p.Places {
@@ -1147,7 +1101,15 @@ func (p *Plan) ready(s *Situation, start []Machine, prior []int, i, ended int) b
 			m.take(&s.Pending[at.Pending][at.Demand], at.Spot.Devices)
 		}
 	}
-	return m.admits(&s.Tenants[p.Moves[i].Tenant].Demands[p.Moves[i].Demand], to.Devices)
+	for ended := range i {
+		if ended >= settled && m.admits(&s.Tenants[p.Moves[i].Tenant].Demands[p.Moves[i].Demand], to.Devices) {
+			return ended
+		}
+		if o := &p.Moves[ended]; o.From.Machine == to.Machine {
+			m.give(&s.Tenants[o.Tenant].Demands[prior[ended]], o.From.Devices)
+		}
+	}
+	return i
 }
 
 // level returns what machines with this left use.
@@ -1328,8 +1290,8 @@ func (p *Plan) Verify(s *Situation, goal Goal, opts Options) error {
 		if err := f.Place(demands[m.Demand], m.To); err != nil {
 			return fmt.Errorf("move %d: %w", i, err)
 		}
-		if !p.ready(s, start, prior, i, m.After) {
-			return fmt.Errorf("move %d: has no room when only %d have ended", i, m.After)
+		if need := p.earliest(s, start, prior, i); m.After < need {
+			return fmt.Errorf("move %d: has no room when only %d have ended; %d must have", i, m.After, need)
 		}
 		if err := f.Remove(demands[prior[i]], m.From); err != nil {
 			return fmt.Errorf("move %d: %w", i, err)
