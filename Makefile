@@ -69,6 +69,11 @@ bench: build ## Measure every bar and print it (bench/README.md)
 soak: build ## Place 100,000 pods on GPUs with schedulers killed and pods racing, under audit (an hour)
 	@NEAP_GPU_PLACEMENTS=100000 go test ./test/kube -count=1 -timeout 4h -v -run '^TestNoGPUIsGivenAwayTwice$$'
 
+.PHONY: hardware
+hardware: ## Try GPU sharing on this machine's GPU, or say what is missing for it
+	@mkdir -p bin && go build -o bin/ ./cmd/neap-agent && bin/neap-agent probe
+	@go test -tags hardware -count=1 -timeout 10m -v ./test/hardware
+
 .PHONY: vuln
 vuln: ## Look the modules up in Go's vulnerability database
 	@hack/vuln.sh

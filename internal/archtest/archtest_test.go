@@ -77,7 +77,7 @@ var forbidden = []struct {
 	only   []string
 }{
 	{"k8s.io/kubernetes", []string{"kube/scheduler", "local", "cmd"}},
-	{"github.com/ebitengine/purego", []string{"host/device/nvml"}},
+	{"github.com/ebitengine/purego", []string{"host/device/nvml", "test/hardware"}},
 	{"k8s.io", []string{"api", "kube", "host/agent", "local", "cli", "cmd", "deploy", "test", "server", "internal/deps"}},
 	{"sigs.k8s.io", []string{"api", "kube", "host/agent", "local", "cli", "cmd", "deploy", "test", "server", "internal/deps"}},
 }
