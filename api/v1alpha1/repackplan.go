@@ -246,12 +246,15 @@ type RepackPlanStatus struct {
 	// +optional
 	Replans int32 `json:"replans,omitempty"`
 
-	// Planned is how many moves there are, Done how many of them are made, Failed
-	// how many were given up.
+	// Planned is how many moves there are.
 	// +optional
 	Planned int32 `json:"planned,omitempty"`
+
+	// Done is how many of them are made.
 	// +optional
 	Done int32 `json:"done,omitempty"`
+
+	// Failed is how many of them were given up.
 	// +optional
 	Failed int32 `json:"failed,omitempty"`
 
@@ -368,10 +371,11 @@ type RepackMove struct {
 	// +required
 	To RepackSpot `json:"to"`
 
-	// Milli and MemoryMiB are what it takes of each of To's devices: thousandths of
-	// its compute, and memory.
+	// Milli is what it takes of the compute of each of To's devices, in thousandths.
 	// +optional
 	Milli int64 `json:"milli,omitempty"`
+
+	// MemoryMiB is what it takes of their memory.
 	// +optional
 	MemoryMiB int64 `json:"memoryMiB,omitempty"`
 
@@ -400,9 +404,11 @@ type RepackMove struct {
 	// +optional
 	SurgePod string `json:"surgePod,omitempty"`
 
-	// StartedAt and EndedAt are when the move began and when it was over.
+	// StartedAt is when the move began.
 	// +optional
 	StartedAt *metav1.Time `json:"startedAt,omitempty"`
+
+	// EndedAt is when it was over.
 	// +optional
 	EndedAt *metav1.Time `json:"endedAt,omitempty"`
 
@@ -426,9 +432,11 @@ type RepackHold struct {
 	// +required
 	Devices []string `json:"devices"`
 
-	// Milli and MemoryMiB are kept on each of the devices.
+	// Milli is how many thousandths are kept of each of the devices.
 	// +optional
 	Milli int64 `json:"milli,omitempty"`
+
+	// MemoryMiB is how much of their memory is kept.
 	// +optional
 	MemoryMiB int64 `json:"memoryMiB,omitempty"`
 }
@@ -457,9 +465,11 @@ type RepackLevel struct {
 
 // RepackFreed is what a plan gives back.
 type RepackFreed struct {
-	// Machines and their GPUs that run no pod with GPUs afterwards.
+	// Machines is how many run no pod with GPUs afterwards.
 	// +optional
 	Machines int32 `json:"machines"`
+
+	// GPUs is how many those machines have.
 	// +optional
 	GPUs int32 `json:"gpus"`
 
