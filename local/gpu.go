@@ -7,8 +7,11 @@ import (
 	"strconv"
 	"time"
 
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
 	"github.com/neap-dev/neap/api/v1alpha1"
 	"github.com/neap-dev/neap/core/money"
+	"github.com/neap-dev/neap/host/agent"
 	"github.com/neap-dev/neap/server"
 )
 
@@ -27,6 +30,20 @@ func (u *up) surveyed(at time.Time) {
 	if err != nil {
 		u.out.problem(fmt.Errorf("keep the survey of the GPUs at %s: %w", u.stamp(at), err))
 	}
+}
+
+// agents is what the agents of simulated machines speak to the API server with.
+func (u *up) agents() (client.Client, error) {
+	cfg, err := u.cluster.ConfigOf("fleet")
+	if err != nil {
+		return nil, err
+	}
+	cfg.QPS, cfg.Burst = -1, -1
+	c, err := client.New(cfg, client.Options{Scheme: agent.Scheme()})
+	if err != nil {
+		return nil, fmt.Errorf("connect to the API server as the fleet: %w", err)
+	}
+	return c, nil
 }
 
 // GPUs implements [server.Live].

@@ -651,9 +651,13 @@ func (u *up) fill(ctx context.Context) (*running, func(), error) {
 	logger := slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	klog.SetSlogLogger(logger) // what the Kubernetes libraries say is not for the terminal
 
+	nodes, err := u.agents()
+	if err != nil {
+		return fail(err)
+	}
 	factory := informers.NewSharedInformerFactoryWithOptions(u.client, 0, informers.WithTransform(trim))
 	u.player, err = player.New(player.Options{
-		Scenario: u.o.Scenario, Clock: u.day, Client: u.client, CRDs: u.crds, Informers: factory,
+		Scenario: u.o.Scenario, Clock: u.day, Client: u.client, CRDs: u.crds, Nodes: nodes, Informers: factory,
 		Ledger: u.store, Memory: u.store, Fleet: u.fleet, Problem: u.out.problem,
 	})
 	if err != nil {

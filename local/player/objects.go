@@ -91,6 +91,10 @@ func node(s *scenario.Scenario, p *scenario.Pool, i int, startsAfter time.Durati
 		n.Labels[corev1.LabelTopologyZone] = p.Zones[i%len(p.Zones)]
 	}
 	n.Status.Capacity, n.Status.Allocatable = quantities(capacity), quantities(allocatable)
+	if p.GPUModel != "" {
+		sharing(n.Status.Capacity)
+		sharing(n.Status.Allocatable)
+	}
 	n.Status.Capacity[corev1.ResourcePods] = *apiresource.NewQuantity(int64(pods), apiresource.DecimalSI)
 	n.Status.Allocatable[corev1.ResourcePods] = n.Status.Capacity[corev1.ResourcePods]
 	n.Status.NodeInfo = corev1.NodeSystemInfo{
@@ -134,7 +138,8 @@ func podSpec(s *scenario.Scenario, m *scenario.Module, requests, limits resource
 	}}
 	serverless := false
 	for i, name := range places {
-		if len(places) > 1 && i < len(places)-1 {
+		// On which GPU is cheapest the scheduler knows; the order of pools says nothing of it.
+		if len(places) > 1 && i < len(places)-1 && m.GPU == nil {
 			affinity.PreferredDuringSchedulingIgnoredDuringExecution = append(affinity.PreferredDuringSchedulingIgnoredDuringExecution, corev1.PreferredSchedulingTerm{
 				Weight: int32(100 * (len(places) - 1 - i) / (len(places) - 1)),
 				Preference: corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{
@@ -178,7 +183,7 @@ func podLabels(m *scenario.Module) map[string]string {
 func deployment(s *scenario.Scenario, m scenario.ModuleState) *appsv1.Deployment {
 	spec := m.Spec
 	replicas, history, one, none := int32(m.Replicas), int32(1), intstr.FromInt32(1), intstr.FromInt32(0)
-	return &appsv1.Deployment{
+	d := &appsv1.Deployment{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"},
 		ObjectMeta: metav1.ObjectMeta{Namespace: spec.Namespace, Name: spec.Name, Labels: podLabels(spec), Annotations: simulated()},
 		Spec: appsv1.DeploymentSpec{
@@ -193,6 +198,8 @@ func deployment(s *scenario.Scenario, m scenario.ModuleState) *appsv1.Deployment
 			},
 		},
 	}
+	need(spec, &d.Spec.Template)
+	return d
 }
 
 // never is the schedule of a CronJob that only the player fires: it is suspended
@@ -226,6 +233,7 @@ func jobSpec(s *scenario.Scenario, m scenario.ModuleState, keep int32) batchv1.J
 			Spec:       podSpec(s, m.Spec, m.Requests, m.Limits),
 		},
 	}
+	need(m.Spec, &j.Template)
 	j.Template.Spec.RestartPolicy = corev1.RestartPolicyNever
 	if keep > 0 {
 		j.TTLSecondsAfterFinished = &keep

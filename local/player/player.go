@@ -51,6 +51,9 @@ type Options struct {
 	Clock    *clock.Clock
 	Client   kubernetes.Interface
 	CRDs     client.Client // knows the kinds of api/v1alpha1
+	// Nodes speaks as the fleet, which may say what GPUs its machines have, and
+	// knows nodes. nil if no machine has GPUs to share.
+	Nodes client.Client
 	// Informers hold the cluster's nodes and pods. The caller starts them, after
 	// [New] and before [Player.Setup].
 	Informers informers.SharedInformerFactory
@@ -148,7 +151,7 @@ func (p *Player) Setup(ctx context.Context) error {
 			continue
 		}
 		for k := range d.Machines[pool.Name] {
-			all = append(all, func() error { return p.create(ctx, node(p.o.Scenario, pool, k, 0)) })
+			all = append(all, func() error { return p.machine(ctx, pool, k, 0, d.Sick) })
 		}
 	}
 	if err := parallel(ctx, all); err != nil {
@@ -179,6 +182,9 @@ func (p *Player) Setup(ctx context.Context) error {
 	}
 	p.was = d
 	p.problem(p.keepSizes(ctx))
+	if !p.plans(ctx, d, len(scenario.Desired(p.o.Scenario, p.at).Plans)) {
+		p.retry, p.was.Plans = true, nil
+	}
 	if !fresh {
 		// Machines that should have gone meanwhile.
 		for name, n := range d.Machines {
@@ -438,6 +444,15 @@ func (p *Player) namespaces(ctx context.Context, d scenario.State) error {
 	return parallel(ctx, all)
 }
 
+// machine makes machine i of a pool unless it is there, and has it say what GPUs
+// it has.
+func (p *Player) machine(ctx context.Context, pool *scenario.Pool, i int, startsAfter time.Duration, sick map[scenario.MachineGPU]string) error {
+	if err := p.create(ctx, node(p.o.Scenario, pool, i, startsAfter)); err != nil {
+		return err
+	}
+	return p.announce(ctx, pool, i, sick)
+}
+
 // create makes a node unless it is there.
 func (p *Player) create(ctx context.Context, n *corev1.Node) error {
 	p.mu.Lock()
@@ -576,7 +591,7 @@ func (p *Player) doneUntil(now time.Time) time.Time {
 // change brings the cluster from what was applied last to d.
 func (p *Player) change(ctx context.Context, d scenario.State) {
 	failed := p.was // keep what could not be done as it was, so that it is tried again
-	next := scenario.State{At: d.At, Machines: maps.Clone(d.Machines), Modules: maps.Clone(d.Modules), Types: maps.Clone(d.Types), Why: d.Why}
+	next := scenario.State{At: d.At, Machines: maps.Clone(d.Machines), Modules: maps.Clone(d.Modules), Types: maps.Clone(d.Types), Sick: d.Sick, Plans: d.Plans, Why: d.Why}
 
 	for _, name := range slices.Sorted(maps.Keys(d.Types)) {
 		t, was := d.Types[name], p.was.Types[name]
@@ -627,6 +642,12 @@ func (p *Player) change(ctx context.Context, d scenario.State) {
 			p.retry = true
 			p.problem(err)
 		}
+	}
+	if !p.health(ctx, d) {
+		next.Sick, p.retry = failed.Sick, true
+	}
+	if !p.plans(ctx, d, len(p.was.Plans)) {
+		next.Plans, p.retry = failed.Plans, true
 	}
 	p.was = next
 }
@@ -732,9 +753,10 @@ func same(has, want corev1.ResourceList) bool {
 // grow buys machines of a pool. They take pods after the pool's start time.
 func (p *Player) grow(ctx context.Context, pool *scenario.Pool, from, to int) error {
 	starts := p.o.Clock.Wall(pool.StartTime)
+	sick := scenario.Desired(p.o.Scenario, p.o.Clock.Now()).Sick
 	var all []func() error
 	for i := range to {
-		all = append(all, func() error { return p.create(ctx, node(p.o.Scenario, pool, i, starts)) })
+		all = append(all, func() error { return p.machine(ctx, pool, i, starts, sick) })
 	}
 	return parallel(ctx, all)
 }
