@@ -12,7 +12,9 @@ import (
 //   - regret: at the prices of the packing's linear program for the known mix, what
 //     the machine's devices and processors could have earned, less what they will
 //     earn with the demand on them. A demand on a piece it was planned for costs 0.
-//   - balance: idle milli that will lack processors if the mix comes in proportion.
+//     What a device earns depends on its milli and its memory together.
+//   - balance: idle milli that will lack processors if the mix comes in proportion;
+//     those that will lack memory of their GPU are lost anyway and do not count.
 //     [Fragmentation] sees only whether one more demand fits, not eight.
 //   - scarcity: for demands that are not choosy, the load that choosy ones will put
 //     on this shape of machine. Choosy is what names models, or is so large that it
@@ -27,7 +29,8 @@ import (
 // and the ten published seeds were held out. The rule for large demands was made
 // after a look at three published seeds of default; it changed no constant.
 // Without opening, cpu250 loses more than others win; an opening of five times as
-// much for demands without GPUs is ruinous there.
+// much for demands without GPUs is ruinous there. Memory came later and changed no
+// constant.
 type Neap struct {
 	mix     *Mix
 	without Terms
