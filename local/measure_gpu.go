@@ -288,7 +288,9 @@ func (m *gpuRun) round(ctx context.Context, profile string, n int) (GPUMeasureme
 
 	// 3. They go.
 	zero := metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}
-	if err := m.client.CoreV1().Pods(gpuNamespace).DeleteCollection(ctx, zero, metav1.ListOptions{}); err != nil {
+	if err := inParallel(n, func(i int) error {
+		return m.client.CoreV1().Pods(gpuNamespace).Delete(ctx, benchPod(profile, i).Name, zero)
+	}); err != nil {
 		return row, err
 	}
 	for {
