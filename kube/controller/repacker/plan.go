@@ -293,6 +293,13 @@ func (w *world) rest(p *v1alpha1.RepackPlan) error {
 	if err != nil {
 		return err
 	}
+	for _, i := range left.Left {
+		t := q.tenants[i]
+		name := t.Namespace + "/" + t.Name
+		if t.fixed == "" && !slices.ContainsFunc(p.Status.Left, func(l v1alpha1.RepackLeft) bool { return l.Pod == name }) {
+			return fmt.Errorf("pod %s has come to what is to be left", name)
+		}
+	}
 	if p.Spec.Goal != v1alpha1.RepackEmpty || p.Status.Freed == nil {
 		return nil
 	}

@@ -500,6 +500,16 @@ func (r *Reconciler) made(ctx context.Context, p *v1alpha1.RepackPlan) ([]v1alph
 // finish ends a plan all of whose moves are over.
 func (r *Reconciler) finish(ctx context.Context, p *v1alpha1.RepackPlan) (time.Duration, error) {
 	s := &p.Status
+	if p.Spec.Goal == v1alpha1.RepackEvacuate {
+		w, err := r.observe(ctx, p)
+		if err != nil {
+			return again, err
+		}
+		if err := w.rest(p); err != nil {
+			s.PlannedAt, s.Reason = nil, "more is planned: "+err.Error()
+			return shortest, nil
+		}
+	}
 	if p.Spec.Goal == v1alpha1.RepackAdmit {
 		var waits []string
 		for _, h := range s.Places {

@@ -385,3 +385,87 @@ func TestSickGPUsAreEvacuated(t *testing.T) {
 		t.Errorf("%s: %s; %s", p.Status.Phase, p.Status.Reason, y.where())
 	}
 }
+
+// A pod of a StatefulSet is made again under its name, and only after it is gone.
+func TestWhatCannotHaveAReplacementStaysUnlessEvicted(t *testing.T) {
+	for _, spec := range []string{"Leave", "Evict"} {
+		t.Run(spec, func(t *testing.T) {
+			y := newYard(t, node("a", 1), node("b", 1))
+			own := func(name, kind, machine string) *corev1.Pod {
+				p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "live", Name: name, UID: types.UID(name), Labels: map[string]string{"app": name}, Finalizers: []string{"yard/running"}}}
+				if kind != "" {
+					p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: kind, Name: name[:2], UID: "set", Controller: ptr.To(true)}}
+				}
+				p.Spec.Containers = service("x", "a:0:300")[0].(*appsv1.ReplicaSet).Spec.Template.Spec.Containers
+				bind(p, machine, "GPU-"+machine+"-0")
+				becomeReady(p, monday)
+				return p
+			}
+			must(t, y.raw.Create(t.Context(), own("db-0", "StatefulSet", "a")))
+			must(t, y.raw.Create(t.Context(), own("lone", "", "a")))
+			y.make("p", `{goal: Evacuate, machines: [a], mode: Execute, unsurged: `+spec+`}`)
+			again := false
+			p := y.until("the plan to be over", func(p *v1alpha1.RepackPlan) bool {
+				if len(y.pods()) == 1 && !again {
+					again = true
+					next := own("db-0", "StatefulSet", "b")
+					next.UID = "another"
+					must(t, y.raw.Create(t.Context(), next))
+				}
+				return over(p)
+			})
+			left := map[string]bool{}
+			for _, l := range p.Status.Left {
+				left[l.Pod] = true
+			}
+			moved := spec == "Evict"
+			if again != moved || left["live/db-0"] == moved || !left["live/lone"] || (p.Status.LostServingSeconds > 0) != moved || (p.Status.Done == 1) != moved {
+				t.Errorf("moved %v, left %v, %d seconds without serving, %d moves done: %s", again, p.Status.Left, p.Status.LostServingSeconds, p.Status.Done, p.Status.Reason)
+			}
+		})
+	}
+}
+
+func TestOnePlanMovesAtATime(t *testing.T) {
+	y := newYard(t, spread()...)
+	y.make("later", `{goal: Empty, mode: Execute, limits: {cooldown: 0s}}`)
+	y.until("the later plan to begin", begun(v1alpha1.MoveSurging))
+	y.make("urgent", `{goal: Evacuate, machines: [m3], mode: Execute, limits: {cooldown: 0s}}`)
+	y.until("the urgent plan to wait for what is under way", says("plan later goes first"))
+	for y.plan.Name = "later"; ; {
+		if p := y.until("the move to be over", func(p *v1alpha1.RepackPlan) bool {
+			return !slices.ContainsFunc(p.Status.Moves, func(m v1alpha1.RepackMove) bool { return underWay(&m) })
+		}); p.Status.Done > 0 {
+			break
+		}
+	}
+	y.until("the later plan to wait for the urgent one", func(p *v1alpha1.RepackPlan) bool { return says("plan urgent goes first")(p) || over(p) })
+	y.plan.Name = "urgent"
+	if p := y.until("the urgent plan to be over", over); p.Status.Phase != v1alpha1.RepackDone || strings.Contains(y.where(), "GPU-m3-0") {
+		t.Errorf("%s: %s; %s", p.Status.Phase, p.Status.Reason, y.where())
+	}
+	y.plan.Name = "later"
+	y.until("the later plan to be over", over)
+	if y.least["chat"] != 4 {
+		t.Errorf("%d pods served at the least, want 4", y.least["chat"])
+	}
+}
+
+func TestAPlanHeedsNodeSelectors(t *testing.T) {
+	objects := pair()
+	for _, o := range objects {
+		switch o := o.(type) {
+		case *appsv1.ReplicaSet:
+			o.Spec.Template.Spec.NodeSelector = map[string]string{"zone": map[string]string{"chat-h1": "east", "hear-h1": "west"}[o.Name]}
+		case *corev1.Pod:
+			o.Spec.NodeSelector = map[string]string{"zone": map[string]string{"chat": "east", "hear": "west"}[o.Labels["app"]]}
+		case *corev1.Node:
+			o.Labels = map[string]string{"zone": map[string]string{"a": "east", "b": "west"}[o.Name]}
+		}
+	}
+	y := newYard(t, objects...)
+	y.make("p", together)
+	if p := y.until("the plan to be over", over); p.Status.Phase != v1alpha1.RepackDone || len(p.Status.Moves) != 0 {
+		t.Errorf("%s: %s with moves %+v", p.Status.Phase, p.Status.Reason, p.Status.Moves)
+	}
+}
