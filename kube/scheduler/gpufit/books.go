@@ -75,6 +75,7 @@ func newBooks(_ context.Context, h fwk.Handle) (*books, error) {
 		handle: h, now: gpubook.New(models), seen: gpubook.New(models), at: map[string]int64{},
 		waiting: map[types.UID]*v1.Pod{}, tried: map[types.UID]bool{}, kept: map[types.UID][]string{}, told: map[types.UID]map[string]bool{},
 	}
+	b.now.Fleet().SetPrices(slices.Repeat([]int64{1}, gpu.MaxModels))
 	pods, err := h.SharedInformerFactory().Core().V1().Pods().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(obj any) { b.podSeen(nil, obj.(*v1.Pod)) },
 		UpdateFunc: func(was, is any) { b.podSeen(was.(*v1.Pod), is.(*v1.Pod)) },

@@ -343,6 +343,24 @@ func TestPlacesOfPlansAreKeptAndWantedPlacesTaken(t *testing.T) {
 	}
 }
 
+func TestOfTwoModelsTheOneIsTakenOfWhichLessIsNeeded(t *testing.T) {
+	f, h := world(t, 1, 1)
+	node := h.nodes[1].Node().DeepCopy()
+	node.Annotations[v1alpha1.AnnotationGPUDevices] = strings.Replace(node.Annotations[v1alpha1.AnnotationGPUDevices], "T4", "G3", 1)
+	h.nodes[1].SetNode(node)
+	for _, models := range []string{"T4=650, G3=300", "G3=300, T4=650"} {
+		p := gpuPod(t, "p", 300)
+		p.Annotations = map[string]string{v1alpha1.AnnotationGPUModels: models}
+		state := framework.NewCycleState()
+		if _, status := f.PreFilter(t.Context(), state, p, h.nodes); !status.IsSuccess() {
+			t.Fatal(status)
+		}
+		if rank := chosen(state).rank; rank["m1"] != 0 {
+			t.Errorf("%s: the ranks are %v", models, rank)
+		}
+	}
+}
+
 func TestPodsWithoutGPUsGoElsewhere(t *testing.T) {
 	f, h := world(t, 2, 0, 1)
 	web := parse[v1.Pod](t, `{metadata: {name: web, namespace: live, uid: web}, spec: {containers: [{name: main, resources: {requests: {cpu: 1}}}]}}`)
