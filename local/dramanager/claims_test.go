@@ -593,9 +593,9 @@ func TestWhatCannotBeIsSaid(t *testing.T) {
 	w.podWith("all", resourceapi.DeviceRequest{Name: "gpu", Exactly: exactly})
 	one := &resourceapi.ExactDeviceRequest{DeviceClassName: v1alpha1.GPUDriver, AllocationMode: resourceapi.DeviceAllocationModeExactCount, Count: 1, Capacity: amounts(300, 1024)}
 	w.podWith("two", resourceapi.DeviceRequest{Name: "a", Exactly: one}, resourceapi.DeviceRequest{Name: "b", Exactly: one})
-	w.waits("large", "the largest has 16384")
+	w.waits("large", "asks for 204800 MiB of one GPU, and the largest has")
 	w.waits("none", "accepts no GPU that there is")
-	w.waits("told", "cannot be told for GPUs of model T4")
+	w.waits("told", "cannot be told for GPUs of model")
 	w.waits("all", "give a count")
 	w.waits("two", "a pod has one request for GPUs")
 	w.pod("good", 1, 500, 1024)
