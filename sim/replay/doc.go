@@ -4,7 +4,8 @@
 //
 //	what should be   sim/scenario.Desired, at every change; core/elastic and
 //	                 core/forecast, every minute, for modules with a policy
-//	where it runs    core/place, pool by pool in the module's order
+//	where it runs    core/place, pool by pool in the module's order; core/gpu, for
+//	                 pods that need pieces of GPUs
 //	what it does     sim/physics and sim/world, minute by minute
 //	what it costs    core/bill, hour by hour
 //

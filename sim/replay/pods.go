@@ -34,6 +34,7 @@ type pod struct {
 
 	pool    string
 	machine string // "" while pending
+	piece   *piece // of a machine whose GPUs are shared; nil elsewhere
 	virtual bool
 	readyAt time.Time // zero until ready
 	ending  bool
@@ -92,6 +93,7 @@ func (r *run) buy(p *scenario.Pool, i int, after time.Duration) {
 		}
 		r.spare.Add(place.Machine{Name: name, Pool: p.Name, Domain: zone, Allocatable: spare, MaxPods: p.MaxPods, Closed: after > 0})
 	}
+	r.sharing.add(name, p)
 	rating := int64(0)
 	if t, ok := r.state.Types[p.MachineType]; ok {
 		rating = t.Rating()
@@ -182,6 +184,7 @@ func (r *run) giveBack(name string) {
 		}
 		r.fleet.Remove(name)
 		r.spare.Remove(name)
+		r.sharing.drop(name)
 		delete(r.machines, name)
 		r.owned[n.pool.Name]--
 		r.journal.Apply(bill.Event{At: r.e.Now(), Kind: bill.MachineGone, Name: name})
@@ -209,6 +212,12 @@ func (r *run) create(m *module, s scenario.ModuleState) {
 // bind finds a machine for a pod, pool by pool in the module's order.
 func (r *run) bind(p *pod) {
 	if p.ending || p.machine != "" {
+		return
+	}
+	if p.spec.GPU != nil {
+		if !r.bindPiece(p) {
+			r.wait(p, "no machine has the GPUs, the cores and the memory left")
+		}
 		return
 	}
 	why := map[place.Reason]int{}
@@ -250,7 +259,12 @@ func (r *run) bind(p *pod) {
 			parts = append(parts, fmt.Sprintf("%d machines: %s", why[k], k))
 		}
 	}
-	p.why = strings.Join(parts, ", ")
+	r.wait(p, strings.Join(parts, ", "))
+}
+
+// wait puts a pod aside until something changes.
+func (r *run) wait(p *pod, why string) {
+	p.why = why
 	if !slices.Contains(r.pending, p) {
 		r.pending = append(r.pending, p)
 		r.result.Counts.PendingMost = max(r.result.Counts.PendingMost, len(r.pending))
@@ -277,6 +291,7 @@ func (r *run) bindVirtual(p *pod, pool *scenario.Pool) {
 func (r *run) bound(p *pod, pool, machine string) {
 	now := r.e.Now()
 	p.machine, p.pool = machine, pool
+	r.hold(p)
 	_, short, _ := strings.Cut(p.id, "/")
 	rules := bill.Rules{Pools: p.spec.Places()}
 	if a := p.module.scaler; a != nil {
@@ -344,6 +359,7 @@ func (r *run) release(p *pod) {
 	} else {
 		r.fleet.Unbind(p.id)
 		r.spare.Unbind(p.id)
+		r.letGo(p)
 	}
 	delete(r.pods, p.id)
 	r.retry()
@@ -368,7 +384,16 @@ func (r *run) retry() {
 // resizePods changes what running pods ask for, in place.
 func (r *run) resizePods(m *module, s scenario.ModuleState) {
 	for _, p := range m.pods {
+		was := p.request[resource.GPU]
 		p.request, p.limits = s.Requests, s.Limits
+		if p.piece != nil {
+			p.request[resource.GPU] = was
+			changed := *p.piece
+			changed.demand.CPU, changed.demand.Memory = p.request[resource.CPU], p.request[resource.Memory]
+			r.letGo(p)
+			p.piece = &changed
+			r.hold(p)
+		}
 		if p.machine == "" || p.virtual {
 			continue
 		}

@@ -153,6 +153,7 @@ type run struct {
 
 	fleet   place.Fleet
 	spare   place.Fleet // guarded machines as pods without a GPU see them
+	sharing *sharing    // machines whose GPUs are shared
 	world   *world.World
 	journal bill.Journal
 	book    *machine.PriceBook
@@ -216,7 +217,7 @@ func Run(ctx context.Context, s *scenario.Scenario, o Options) (*Result, error) 
 		ctx: ctx, s: s, o: o, e: engine.New(s.Start, s.Seed), end: s.Start.Add(o.Until), calendar: calendar,
 		world: world.New(s.Modules), book: machine.NewPriceBook(s.Currency),
 		pods: map[string]*pod{}, modules: map[workload.Key]*module{}, machines: map[string]*node{},
-		virtual: map[string]int{}, owned: map[string]int{}, starts: map[string]*startTimes{}, stepped: s.Start, scaled: s.Start, samples: map[string][]bill.Sample{},
+		virtual: map[string]int{}, owned: map[string]int{}, starts: map[string]*startTimes{}, sharing: newSharing(s), stepped: s.Start, scaled: s.Start, samples: map[string][]bill.Sample{},
 	}
 	for _, t := range s.MachineTypes {
 		if err := r.book.Set(s.Start, t); err != nil {
@@ -392,6 +393,12 @@ func (r *run) finish() (*Result, error) {
 	}
 	if n := len(r.pending); n > 0 {
 		res.Notes = append(res.Notes, fmt.Sprintf("%d pods still wait for room at the end; the first is %s: %s.", n, r.pending[0].id, r.pending[0].why))
+	}
+	for i := range r.s.Events {
+		if e := &r.s.Events[i]; e.Sick != nil || e.Repack != nil {
+			res.Notes = append(res.Notes, "GPUs that turn sick and RepackPlans are events of neap up; here nothing of them happened.")
+			break
+		}
 	}
 	if n := res.Counts.GapMinutes; n > 0 {
 		res.Notes = append(res.Notes, fmt.Sprintf("The recorded load has gaps: %d module-minutes were played without load.", n))
