@@ -184,25 +184,30 @@ func (a *Agent) look(ctx context.Context, roll *device.Roll, driver *gpudriver.D
 		roll.Forget(found, func(uuid string) bool { _, yes := held[uuid]; return yes || a.opts.Claims })
 	}
 	devices := roll.Look(found, fault)
-
+	if !a.settled && roll.Waiting() {
+		return // the driver may be on its way: what the Node says may still be so
+	}
 	if fault == nil {
 		a.mu.Lock()
 		a.limit.Driver, a.limit.CUDA = found.Driver, found.CUDA
 		a.mu.Unlock()
 	}
 
-	warn("the Node is not written", a.announcer.Announce(ctx, announcer.Report{
-		Devices: devices, Held: held, Fault: fault, Enforced: a.limiter().InForce(devices), Default: a.opts.Enforcement,
-	}))
+	// The kubelet first, which is near; an API server that hangs holds up one look.
 	if a.plugin != nil {
 		a.plugin.Update(devices)
-		warn("what containers have is not brought in order", a.plugin.Sweep(ctx))
 	}
+	within, cancel = context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
 	if driver != nil {
 		warn("the GPUs are not offered to claims", errors.Join(driver.Publish(ctx, devices), driver.Fault()))
 	}
-	within, cancel = context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
+	warn("the Node is not written", a.announcer.Announce(within, announcer.Report{
+		Devices: devices, Held: held, Fault: fault, Enforced: a.limiter().InForce(devices), Default: a.opts.Enforcement,
+	}))
+	if a.plugin != nil {
+		warn("what containers have is not brought in order", a.plugin.Sweep(within))
+	}
 	warn("memory of GPUs is not watched", a.watcher.Look(within, devices))
 }
 

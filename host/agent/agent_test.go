@@ -159,7 +159,7 @@ func TestAMachineWithGPUs(t *testing.T) {
 
 	// The driver fails for a while; then both GPUs are gone, with a pod on one.
 	b.gpus.Fail(errors.New("it hangs"))
-	b.await("False GPU 0 (GPU-m-0): the driver has not answered", 2)
+	b.await("False GPU 0 (GPU-m-0): the driver does not answer", 2)
 	b.gpus.Fail(nil)
 	b.await("True 2 GPUs", 2)
 	b.gpus.Change(func(i *device.Inventory) { i.Devices = nil })
@@ -171,6 +171,19 @@ func TestAMachineWithGPUs(t *testing.T) {
 	b.stop()
 	b.open()
 	b.await("False GPU 1 (GPU-m-1): the driver does not find it any more", 1)
+
+	// It comes back, and the next agent finds the driver busy: the Node stays as it is
+	// until the driver does not answer for good.
+	b.gpus.Change(func(i *device.Inventory) {
+		i.Devices = []device.Device{{UUID: "GPU-m-1", Model: "Tesla-T4", Memory: 16384, Minor: -1, Healthy: true}}
+	})
+	b.await("True 1 GPUs", 1)
+	b.stop()
+	b.gpus.Fail(errors.New("it is busy"))
+	b.open()
+	b.await("False GPU 0 (GPU-m-1): the driver does not answer: it is busy", 1)
+	b.gpus.Fail(nil)
+	b.await("True 1 GPUs", 1)
 }
 
 func TestProbeSaysWhatIsMissing(t *testing.T) {

@@ -3,7 +3,6 @@ package device
 import (
 	"cmp"
 	"slices"
-	"strconv"
 )
 
 // patience is how many looks in a row may fail before the devices are called
@@ -37,7 +36,7 @@ func (r *Roll) Look(found Inventory, err error) []Device {
 		if r.failed++; r.failed >= patience {
 			for i := range r.known {
 				r.known[i].Healthy = false
-				r.known[i].Reason = "the driver has not answered " + strconv.Itoa(r.failed) + " times: " + err.Error()
+				r.known[i].Reason = "the driver does not answer: " + err.Error()
 			}
 		}
 		return slices.Clone(r.known)
@@ -63,6 +62,10 @@ func (r *Roll) Look(found Inventory, err error) []Device {
 	r.known = now
 	return slices.Clone(now)
 }
+
+// Waiting reports whether looks have failed lately, but not often enough to call the
+// devices sick.
+func (r *Roll) Waiting() bool { return 0 < r.failed && r.failed < patience }
 
 // Forget drops the devices that are lost and that keep does not name: nobody is
 // on them any more.
