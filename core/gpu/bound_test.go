@@ -207,3 +207,31 @@ func FuzzBound(f *testing.F) {
 		checkFewest(t, rng)
 	})
 }
+
+func TestFewest(t *testing.T) {
+	of24 := machine(9, 9, 2, 0)
+	of24.IdleMemory[0], of24.IdleMemory[1] = 24, 24
+	two := []Machine{of24, of24, of24}
+	half := Demand{Devices: 1, Milli: 500}
+	cases := map[string]struct {
+		price  []int64
+		shares []Share
+		want   int64
+	}{
+		"nothing needs nothing":                           {[]int64{5, 5, 5}, nil, 0},
+		"four halves need one machine":                    {[]int64{5, 5, 5}, []Share{{Demand: half, Count: 4}}, 5},
+		"a fifth half needs another":                      {[]int64{5, 5, 5}, []Share{{Demand: half, Count: 5}}, 10},
+		"the cheapest machine is enough":                  {[]int64{7, 3, 7}, []Share{{Demand: half, Count: 4}}, 3},
+		"memory for three needs a machine and a half":     {[]int64{5, 5, 5}, []Share{{Demand: Demand{Devices: 1, Milli: 100, DeviceMemory: 13}, Count: 3}}, 10},
+		"processors alone need machines":                  {[]int64{5, 5, 5}, []Share{{Demand: Demand{CPU: 9}, Count: 2}}, 10},
+		"what fits nowhere costs no more than there is":   {[]int64{5, 5, 5}, []Share{{Demand: Demand{Devices: 4, Milli: 10}, Count: 1}}, 15},
+		"the lesser of two alternatives is what it costs": {[]int64{5, 5, 5}, []Share{{Demand: Demand{Devices: 1, Milli: 1000}, Or: []Demand{half}, Count: 4}}, 5},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			if got := Fewest(two, tc.price, tc.shares, 1000); got != tc.want {
+				t.Errorf("got %d, want %d", got, tc.want)
+			}
+		})
+	}
+}

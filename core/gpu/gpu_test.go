@@ -238,7 +238,9 @@ func checkBest(t *testing.T, rng *rand.Rand, fleet, again *Fleet) {
 }
 
 func TestPlaceRefusesWhatDoesNotFit(t *testing.T) {
-	fleet := NewFleet([]Machine{machine(8, 8, 2, 1)}, Fragmentation{NewMix(nil)})
+	mixed := machine(8, 8, 3, 1)
+	mixed.IdleMemory, mixed.Model[2], mixed.Sick = [MaxDevices]int32{24, 24, 80}, 2, 2
+	fleet := NewFleet([]Machine{machine(8, 8, 2, 1), mixed}, Fragmentation{NewMix(nil)})
 	half := Demand{CPU: 1, Memory: 1, Devices: 1, Milli: 600}
 	if err := fleet.Place(half, Spot{0, 1}); err != nil {
 		t.Fatal(err)
@@ -252,7 +254,11 @@ func TestPlaceRefusesWhatDoesNotFit(t *testing.T) {
 		"a piece larger than what is left":     {half, Spot{0, 1}, "device 0 of machine 0 has 400 milli left, not 600"},
 		"two devices for one":                  {half, Spot{0, 3}, "not the 1 asked for"},
 		"a device the machine does not have":   {half, Spot{0, 4}, "devices 100 are not there"},
-		"a machine that is not there":          {half, Spot{1, 1}, "no machine 1"},
+		"a machine that is not there":          {half, Spot{2, 1}, "no machine 2"},
+		"more memory of a GPU than is left":    {Demand{Devices: 1, Milli: 100, DeviceMemory: 25}, Spot{1, 1}, "device 0 of machine 1 has 24 MiB left, not 25"},
+		"a sick device":                        {half, Spot{1, 2}, "device 1 of machine 1 is sick"},
+		"devices of two models":                {Demand{Devices: 2, Milli: 100}, Spot{1, 5}, "devices 101 of machine 1 are not of one model"},
+		"memory of no GPU":                     {Demand{DeviceMemory: 5}, Spot{1, 0}, "gpu memory 5 of no GPU"},
 		"a machine below the first":            {half, Spot{-1, 1}, "no machine -1"},
 		"more processors than are left":        {Demand{CPU: 8}, Spot{}, "7 milli-cores left, not 8"},
 		"more memory than is left":             {Demand{Memory: 8}, Spot{}, "memory 7 left, not 8"},
@@ -280,6 +286,30 @@ func TestPlaceRefusesWhatDoesNotFit(t *testing.T) {
 			t.Error("the machine was changed")
 		}
 	})
+}
+
+func TestBestWeighsWhatAlternativesCost(t *testing.T) {
+	// Two empty machines of two models, on which the scorer sees no difference.
+	fleet := NewFleet([]Machine{machine(8, 8, 1, 0), machine(8, 8, 1, 1)}, Fragmentation{NewMix(nil)})
+	slow, fast := Demand{Devices: 1, Milli: 600, Models: 1}, Demand{Devices: 1, Milli: 200, Models: 2}
+	cases := map[string]struct {
+		prices []int64
+		want   int // alternative
+	}{
+		"without prices the first":                  {nil, 0},
+		"the fast one costs less for a third":       {[]int64{10, 20}, 1},
+		"the slow one costs less at a fifth":        {[]int64{10, 50}, 0},
+		"a price that is not known counts as least": {[]int64{10, 0}, 0},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			fleet.SetPrices(tc.prices)
+			best := fleet.Best([]Demand{slow, fast}, 2, nil)
+			if len(best) != 2 || best[0].Alternative != tc.want || best[0].Spot.Machine != tc.want {
+				t.Errorf("got %+v, want alternative %d first", best, tc.want)
+			}
+		})
+	}
 }
 
 func TestFragment(t *testing.T) {
