@@ -41,7 +41,7 @@ not allocated, fragments (idle GPU that the usual pods cannot use), machines tha
 run nothing, and the time to choose a machine (measured here; every other figure
 is the same for the same input).
 
-Policies: neap is this product's (core/gpu; no cluster runs it yet),
+Policies: neap is this product's, which its scheduler plugin runs too (core/gpu),
 neap-without-… it without one of its terms. The others are the benchmark's, as published: fgd, bestfit, packing,
 clustering, dotprod, random.
 

@@ -52,7 +52,7 @@ var rings = map[string][]string{
 	"kube": {"core", "metrics", "store", "api"},
 	// convert is the only place where API objects become core values.
 	"kube/convert":   {"core", "api"},
-	"kube/scheduler": {"core", "api", "kube/convert"},
+	"kube/scheduler": {"core", "api", "kube/convert", "kube/gpubook"},
 
 	"server": {"core", "metrics", "store", "ui"},
 	// local wires the cluster on one machine: control plane, fleet, controllers, page.
