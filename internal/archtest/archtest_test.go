@@ -49,7 +49,7 @@ var rings = map[string][]string{
 	// The agent is what carries their word to the API server and the kubelet, and
 	// brings back what pods may have (docs/adr/0013).
 	"host/agent": {"core", "api", "kube/convert", "host"},
-	"kube": {"core", "metrics", "store", "api"},
+	"kube":       {"core", "metrics", "store", "api"},
 	// convert is the only place where API objects become core values.
 	"kube/convert":   {"core", "api"},
 	"kube/scheduler": {"core", "api", "kube/convert", "kube/gpubook"},
