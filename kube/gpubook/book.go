@@ -77,6 +77,8 @@ type entry struct {
 	has     *v1alpha1.GPUAllocation // nil: no GPU
 	wrong   string                  // what is wrong with it
 	booked  []record
+	demands []gpu.Demand // what it asks for, when so many models were known
+	known   int
 }
 
 // A record is what the fleet has in its books.

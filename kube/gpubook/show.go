@@ -120,10 +120,11 @@ func (b *Book) Pods() []Pod {
 
 // held returns what a pod asks for, which of it it has, and where.
 func (b *Book) held(e *entry) ([]gpu.Demand, int, gpu.Spot) {
-	all, err := b.Demands(e.pod)
-	if err != nil {
-		all = nil
+	if e.known != b.models.Len() {
+		e.demands, _ = b.Demands(e.pod) // none if it makes no sense
+		e.demands, e.known = slices.Clip(e.demands), b.models.Len()
 	}
+	all := e.demands
 	if e.has == nil || len(e.booked) == 0 {
 		return all, -1, gpu.Spot{}
 	}
