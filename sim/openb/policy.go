@@ -26,6 +26,9 @@ var policies = []policyInfo{
 	}},
 	{"dotprod", "02-DotProd", func(*Trace, *gpu.Mix, []gpu.Machine) gpu.Scorer { return dotProduct{} }},
 	{"random", "01-Random", nil},
+	{"neap-sparing", "", func(t *Trace, _ *gpu.Mix, nodes []gpu.Machine) gpu.Scorer {
+		return gpu.NewSpare(gpu.NewNeap(nodes, MixOf(t.Pods), 0), MixOf(t.Pods))
+	}},
 	{"neap-without-regret", "", neap(gpu.Regret)},
 	{"neap-without-balance", "", neap(gpu.Balance)},
 	{"neap-without-scarcity", "", neap(gpu.Scarcity)},
