@@ -47,7 +47,6 @@ type world struct {
 	cluster *controlplane.Cluster
 	client  kubernetes.Interface
 	ns      string
-	node    string // selects the machines of this test
 }
 
 // A machine is one node and the agent on it, with GPUs that are not there.

@@ -240,7 +240,7 @@ func (c *claimDesk) accepts(ctx context.Context, selectors []resourceapi.DeviceS
 	}
 	for _, s := range selectors {
 		if s.CEL == nil {
-			return false, fmt.Errorf("a selector is of a kind that this version does not know")
+			return false, errors.New("a selector is of a kind that this version does not know")
 		}
 		program := c.selectors.GetOrCompile(s.CEL.Expression)
 		if program.Error != nil {

@@ -3,7 +3,6 @@ package gpufit
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 
 	v1 "k8s.io/api/core/v1"
@@ -75,14 +74,10 @@ func (*Claims) Name() string { return ClaimsName }
 
 // PreFilter implements [fwk.PreFilterPlugin].
 func (c *Claims) PreFilter(ctx context.Context, state fwk.CycleState, pod *v1.Pod, nodes []fwk.NodeInfo) (*fwk.PreFilterResult, *fwk.Status) {
-	if len(pod.Spec.ResourceClaims) > 0 {
-		chosen, _ := state.Read(pinsKey)
-		p, _ := chosen.(pins)
-		if err := c.view.show(p); err != nil {
-			return nil, fwk.AsStatus(err)
-		}
-		defer c.view.shut()
-	}
+	chosen, _ := state.Read(pinsKey)
+	p, _ := chosen.(pins)
+	c.view.turn(p)
+	defer c.view.turn(nil)
 	return c.DynamicResources.PreFilter(ctx, state, pod, nodes)
 }
 
@@ -114,28 +109,33 @@ func (b *behind) SharedDRAManager() fwk.SharedDRAManager { return b.view }
 // that were chosen for the pod in whose turn it is. There is one turn at a time.
 type keyhole struct {
 	fwk.SharedDRAManager
-	slices   []*resourceapi.ResourceSlice
+	chosen   pins
+	slices   []*resourceapi.ResourceSlice          // what is seen; nil until somebody looks
 	consumed structured.ConsumedCapacityCollection // of the chosen: all but what is given
 }
 
-// show opens the keyhole on what was chosen.
-func (k *keyhole) show(chosen pins) error {
+// turn turns the keyhole to what was chosen.
+func (k *keyhole) turn(chosen pins) { k.chosen, k.slices, k.consumed = chosen, nil, nil }
+
+// look finds what is to be seen.
+func (k *keyhole) look() error {
+	if k.slices != nil {
+		return nil
+	}
 	all, err := k.SharedDRAManager.ResourceSlices().ListWithDeviceTaintRules()
 	if err != nil {
 		return err
 	}
-	k.slices, k.consumed = make([]*resourceapi.ResourceSlice, 0, len(chosen)), structured.NewConsumedCapacityCollection()
+	k.slices, k.consumed = make([]*resourceapi.ResourceSlice, 0, len(k.chosen)), structured.NewConsumedCapacityCollection()
 	for _, slice := range all {
 		if slice.Spec.Driver != v1alpha1.GPUDriver {
 			k.slices = append(k.slices, slice)
-		} else if p, ok := chosen[slice.Spec.Pool.Name]; ok {
+		} else if p, ok := k.chosen[slice.Spec.Pool.Name]; ok {
 			k.slices = append(k.slices, k.narrow(slice, p))
 		}
 	}
 	return nil
 }
-
-func (k *keyhole) shut() { k.slices, k.consumed = nil, nil }
 
 // narrow returns a slice with the chosen devices only, that give no more and no less
 // than was decided.
@@ -174,10 +174,8 @@ func (k *keyhole) ResourceSlices() fwk.ResourceSliceLister { return k }
 
 // ListWithDeviceTaintRules implements [fwk.ResourceSliceLister].
 func (k *keyhole) ListWithDeviceTaintRules() ([]*resourceapi.ResourceSlice, error) {
-	if k.slices == nil {
-		return nil, fmt.Errorf("devices are asked for out of turn")
-	}
-	return k.slices, nil
+	err := k.look()
+	return k.slices, err
 }
 
 // ResourceClaims implements [fwk.SharedDRAManager].
@@ -194,6 +192,9 @@ type tracker struct {
 
 // GatherAllocatedState implements [fwk.ResourceClaimTracker].
 func (t tracker) GatherAllocatedState() (*structured.AllocatedState, error) {
+	if err := t.view.look(); err != nil {
+		return nil, err
+	}
 	if !t.view.others() {
 		return &structured.AllocatedState{
 			AllocatedDevices:         sets.New[structured.DeviceID](),

@@ -71,9 +71,7 @@ func t4s(n int) []v1alpha1.GPUDevice {
 func allocate(t *testing.T, s *stage, chosen pins, node string, claims ...*resourceapi.ResourceClaim) []resourceapi.DeviceRequestAllocationResult {
 	t.Helper()
 	view := &keyhole{SharedDRAManager: s}
-	if err := view.show(chosen); err != nil {
-		t.Fatal(err)
-	}
+	view.turn(chosen)
 	state, err := view.ResourceClaims().GatherAllocatedState()
 	if err != nil {
 		t.Fatal(err)
