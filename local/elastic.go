@@ -115,7 +115,7 @@ const noDecision = 2 * time.Minute
 
 // decided is told that the policies have decided at a moment of the day.
 func (u *up) decided(at time.Time) {
-	if u.metrics != nil {
+	if u.metrics != nil && (u.o.Scenario.Elastic() || u.live.passing()) {
 		var text bytes.Buffer
 		err := u.control.Scaler.WriteMetrics(&text)
 		if err == nil {

@@ -19,8 +19,8 @@ import (
 func (u *up) surveyed(at time.Time) {
 	status := u.control.GPUs
 	u.live.set(func(l *live) { l.gpus = status.View })
-	if u.metrics == nil {
-		return
+	if u.metrics == nil || !u.live.passing() {
+		return // while the day stands still, every survey is of the same moment
 	}
 	var text bytes.Buffer
 	err := status.WriteMetrics(&text)
@@ -30,6 +30,13 @@ func (u *up) surveyed(at time.Time) {
 	if err != nil {
 		u.out.problem(fmt.Errorf("keep the survey of the GPUs at %s: %w", u.stamp(at), err))
 	}
+}
+
+// passing says whether the day passes, or has passed.
+func (l *live) passing() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state != "starting"
 }
 
 // agents is what the agents of simulated machines speak to the API server with.
