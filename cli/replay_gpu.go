@@ -42,7 +42,8 @@ run nothing, and the time to choose a machine (measured here; every other figure
 is the same for the same input).
 
 Policies: neap is this product's, which its scheduler plugin runs too (core/gpu),
-neap-without-… it without one of its terms. The others are the benchmark's, as published: fgd, bestfit, packing,
+neap-sparing spares room for large pods besides, neap-without-… is it without one
+of its terms. The others are the benchmark's, as published: fgd, bestfit, packing,
 clustering, dotprod, random.
 
 --churn N,… lets pods come and go instead, with what is offered held at N % of the
