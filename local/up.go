@@ -695,7 +695,7 @@ func (u *up) fill(ctx context.Context) (*running, func(), error) {
 	cfg.QPS, cfg.Burst = -1, -1
 	if u.control, err = controller.New(controller.Options{
 		RESTConfig: cfg, Store: u.store, Metrics: u.figures(), Clock: u.day, Times: biller.Observed, Currency: u.o.Scenario.Currency, Grace: u.grace(), Log: logger,
-		Ledger: u.store, Decided: u.decided, Surveyed: u.surveyed,
+		Ledger: u.store, Decided: u.decided, Surveyed: u.surveyed, EvacuateGPUs: v1alpha1.RepackDryRun,
 	}); err != nil {
 		return fail(err)
 	}
