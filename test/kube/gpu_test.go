@@ -356,7 +356,7 @@ func TestADemandThatNoGPUMeetsIsSaidClearly(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.await("count", 1, 0)
-	gpuMachine{name: "h100", count: 1, gpus: 4, model: "H100", memory: 81920, cpu: 64}.create(w, 0)
+	gpuMachine{name: "h100", count: 1, gpus: 8, model: "H100", memory: 81920, cpu: 64}.create(w, 0)
 	w.await("model", 1, 0)
 	w.await("memory", 1, 0)
 	w.noFaults()
