@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	resourceapi "k8s.io/api/resource/v1"
@@ -358,6 +359,9 @@ func (c *claimDesk) gone(book *gpubook.Book, uid types.UID) {
 	book.DeleteClaim(uid)
 }
 
+// healTime is how long giving a claim back may take: nothing else is placed meanwhile.
+const healTime = 5 * time.Second
+
 // heal looks at the GPUs that a pod's claims were allocated in an earlier attempt. If
 // the pod can never start on them, because one is gone, sick or given away twice, it
 // gives them back, and says so; the pod then is placed anew.
@@ -374,6 +378,8 @@ func (c *claimDesk) heal(ctx context.Context, book *gpubook.Book, pod *v1.Pod) (
 		if slices.ContainsFunc(claim.Status.ReservedFor, func(r resourceapi.ResourceClaimConsumerReference) bool { return r.UID != pod.UID }) {
 			return fmt.Sprintf("claim %s: %s, and other pods have it", claim.Name, fault), nil
 		}
+		ctx, cancel := context.WithTimeout(ctx, healTime)
+		defer cancel()
 		free := claim.DeepCopy()
 		free.Status.Allocation, free.Status.ReservedFor, free.Status.Devices = nil, nil, nil
 		_, err = c.client.ResourceV1().ResourceClaims(claim.Namespace).UpdateStatus(ctx, free, metav1.UpdateOptions{})
