@@ -16,7 +16,7 @@ import (
 // that is not known. steps are those of [gpu.Bound].
 func (b *Book) Survey(about func(*v1.Node) (pool string, price money.Amount), steps int) gpu.Survey {
 	fleet := b.Fleet()
-	machines, _ := b.Basis()
+	machines := b.Capacities()
 	var hosts []gpu.Host
 	at := map[string]int{}
 	for _, node := range b.Nodes() {

@@ -349,7 +349,13 @@ func allows(pod *corev1.Pod, node *corev1.Node) bool {
 
 // gap is how far from the best packing of the same pods a level is, at most.
 func (w *world) gap(after gpu.Level) *v1alpha1.RepackGap {
-	machines, shares := w.book.Basis()
+	machines := w.book.Capacities()
+	var shares []gpu.Share // each pod in whichever way it may have GPUs
+	for i := range w.tenants {
+		if t := &w.tenants[i]; t.Node != "" && t.Now >= 0 {
+			shares = append(shares, gpu.Share{Demand: t.Demands[0], Or: t.Demands[1:], Count: 1})
+		}
+	}
 	gpus := make([]int64, len(machines))
 	for i := range machines {
 		gpus[i] = int64(machines[i].GPUs)
