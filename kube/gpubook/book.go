@@ -473,32 +473,39 @@ func (b *Book) Capacities() []gpu.Machine {
 	return machines
 }
 
-// Shares returns the demands of the pods that are there or wait for a place, and how
-// many there are of each: with fixed demands, that is what the services desire. Pods
+// Shares returns the demands of the pods that are there or wait for a place, with what
+// they would take instead, and how many there are of each: with fixed demands, that is what the services desire. Pods
 // that ask for no GPU count where they are on machines with GPUs, but for those that
 // every machine has.
 func (b *Book) Shares() []gpu.Share {
 	b.Fleet()
-	count := map[gpu.Demand]int64{}
-	for _, e := range b.pods {
+	at := map[string]int{}
+	var shares []gpu.Share
+	count := func(all []gpu.Demand, now int) {
+		key := fmt.Sprint(now, all)
+		i, ok := at[key]
+		if !ok {
+			i = len(shares)
+			at[key] = i
+			shares = append(shares, gpu.Share{Demand: all[now], Or: slices.Concat(all[:now], all[now+1:])})
+		}
+		shares[i].Count++
+	}
+	for _, e := range sorted(b.pods) {
 		switch {
 		case e.asks:
 			if all, now, _ := b.held(e); len(all) > 0 {
-				count[all[max(now, 0)]]++
+				count(all, max(now, 0))
 			}
 		case e.node != "" && !e.daemon:
 			if p, ok := b.claimant(e); ok && p.Now >= 0 {
-				count[p.Demands[0]]++
+				count(p.Demands[:1], 0)
 			} else if m := b.machines[e.node]; m.at >= 0 {
-				count[e.plain()]++
+				count([]gpu.Demand{e.plain()}, 0)
 			}
 		}
 	}
-	shares := make([]gpu.Share, 0, len(count))
-	for d, n := range count {
-		shares = append(shares, gpu.Share{Demand: d, Count: n})
-	}
-	slices.SortFunc(shares, func(x, y gpu.Share) int {
+	slices.SortStableFunc(shares, func(x, y gpu.Share) int {
 		p, q := &x.Demand, &y.Demand
 		return cmp.Or(cmp.Compare(p.CPU, q.CPU), cmp.Compare(p.Devices, q.Devices), cmp.Compare(p.Milli, q.Milli),
 			cmp.Compare(p.DeviceMemory, q.DeviceMemory), cmp.Compare(p.Models, q.Models), cmp.Compare(p.Memory, q.Memory))
