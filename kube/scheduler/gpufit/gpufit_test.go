@@ -275,7 +275,7 @@ func TestAnotherSchedulerWasFaster(t *testing.T) {
 func TestAllMachinesAreTriedWhenTheBestRefuse(t *testing.T) {
 	f, h := world(t, slices.Repeat([]int{1}, most+5)...)
 	p := gpuPod(t, "p", 800)
-	state := framework.NewCycleState()
+	var state fwk.CycleState
 	for _, want := range []struct {
 		machines int
 		code     fwk.Code
