@@ -291,7 +291,8 @@ func TestNoGPUIsGivenAwayTwice(t *testing.T) {
 	dice := rand.New(rand.NewPCG(4, 2))
 	for round, least := 0, soak(t); round < 4 || w.audit.Placements() < least; round++ {
 		if round%100 == 99 {
-			t.Logf("%s: %d placements in %d rounds", time.Now().Format(time.TimeOnly), w.audit.Placements(), round+1)
+			_, faults := w.audit.Faults()
+			t.Logf("%s: %d placements in %d rounds, %d faults", time.Now().Format(time.TimeOnly), w.audit.Placements(), round+1, faults)
 		}
 		for _, d := range made {
 			low := dice.IntN(replicas)
