@@ -198,6 +198,10 @@ func (w *world) plain(name string) *v1.Pod {
 	return &v1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: v1.PodSpec{
+			// Nobody beats the machines' hearts: on a slow day they are called unreachable.
+			Tolerations: []v1.Toleration{
+				{Key: v1.TaintNodeUnreachable, Operator: v1.TolerationOpExists}, {Key: v1.TaintNodeNotReady, Operator: v1.TolerationOpExists},
+			},
 			Containers:   []v1.Container{{Name: "c", Image: "none", Resources: v1.ResourceRequirements{Requests: v1.ResourceList{v1.ResourceCPU: apiresource.MustParse("100m")}}}},
 			NodeSelector: map[string]string{"test": w.ns},
 		},
