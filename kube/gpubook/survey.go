@@ -48,7 +48,7 @@ func whyPending(pod *v1.Pod) string {
 	for _, c := range pod.Status.Conditions {
 		if c.Type == v1.PodScheduled && c.Status == v1.ConditionFalse {
 			why, _, _ := strings.Cut(c.Message, " preemption:")
-			return strings.TrimSpace(why)
+			return strings.TrimSuffix(strings.TrimSpace(why), " no new claims to deallocate,")
 		}
 	}
 	return ""
