@@ -23,6 +23,16 @@ export function Money({ nano, currency, signed }: { nano: number; currency: stri
   );
 }
 
+// Figure is one number of a list of figures (dl), under its name.
+export function Figure({ name, children }: { name: string; children: ComponentChildren }) {
+  return (
+    <div>
+      <dt>{name}</dt>
+      <dd class="num">{children}</dd>
+    </div>
+  );
+}
+
 export function Problem({ error, again }: { error: string; again?: () => void }) {
   const { t } = useApp();
   return (

@@ -5,7 +5,7 @@ import { style } from "../charts/curves";
 import { Layers, type LayersData } from "../charts/layers";
 import { clock, count, dayClock, percent } from "../format";
 import type { Key } from "../i18n";
-import { How, Load, Money, Table, WindowPicker } from "../parts";
+import { Figure, How, Load, Money, Table, WindowPicker } from "../parts";
 import { amend, link, type Route, useAnswer, useApp } from "../state";
 import { Rows } from "./decisions";
 
@@ -276,15 +276,6 @@ function Body({ d }: { d: ElasticDayAnswer }) {
         {d.decisions.length === 0 ? <p class="quiet">{t("elastic.undecided")}</p> : <Rows rows={d.decisions} currency={d.currency} />}
       </section>
     </>
-  );
-}
-
-function Figure({ name, children }: { name: string; children: preact.ComponentChildren }) {
-  return (
-    <div>
-      <dt>{name}</dt>
-      <dd class="num">{children}</dd>
-    </div>
   );
 }
 

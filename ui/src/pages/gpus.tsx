@@ -3,7 +3,7 @@ import type { GPUHost, GPUModel, GPUMove, GPUPlan, GPUPod, GPUsAnswer } from "..
 import { roving } from "../charts/scale";
 import { count, fullClock, percent } from "../format";
 import type { Key } from "../i18n";
-import { How, Load, Money, Table } from "../parts";
+import { Figure, How, Load, Money, Table } from "../parts";
 import { useAnswer, useApp } from "../state";
 
 export default function GPUs() {
@@ -75,15 +75,6 @@ function Body({ d }: { d: GPUsAnswer }) {
       )}
       <Plans d={d} />
     </>
-  );
-}
-
-function Figure({ name, children }: { name: string; children: preact.ComponentChildren }) {
-  return (
-    <div>
-      <dt>{name}</dt>
-      <dd class="num">{children}</dd>
-    </div>
   );
 }
 
