@@ -13,7 +13,9 @@ import (
 	oci "github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	kube "sigs.k8s.io/controller-runtime/pkg/client"
 	runtimecdi "tags.cncf.io/container-device-interface/pkg/cdi"
@@ -143,6 +145,13 @@ func TestPiecesReachTheContainers(t *testing.T) {
 	if len(nodes.Items) != 10 {
 		t.Fatalf("there are %d machines, want 10", len(nodes.Items))
 	}
+	moved := evacuate(t, ctx, cfg, bound())
+	until("a place for every pod after the plan", func() bool { return len(bound()) == 6+8+3+1+14 })
+	for _, p := range bound() {
+		if p.Spec.NodeName == moved {
+			t.Errorf("pod %s is on %s, which a plan has emptied", p.Name, moved)
+		}
+	}
 	checked := 0
 	for i := range nodes.Items {
 		checked += handOut(t, ctx, api, &nodes.Items[i], bound())
@@ -153,6 +162,56 @@ func TestPiecesReachTheContainers(t *testing.T) {
 	if faults, n := auditor.Faults(); n > 0 {
 		t.Errorf("%d faults in what GPUs pods hold, such as %q", n, faults)
 	}
+}
+
+// evacuate cordons the machine that runs most pods, has a plan move them, and returns
+// its name when the plan is done: every pod was where the plan wanted it, put there by
+// the real scheduler, before the old one went.
+func evacuate(t *testing.T, ctx context.Context, cfg *rest.Config, pods []corev1.Pod) string {
+	t.Helper()
+	api, err := kube.New(cfg, kube.Options{Scheme: agent.Scheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	count, fullest := map[string]int{}, ""
+	for _, p := range pods {
+		count[p.Spec.NodeName]++
+		if n, most := count[p.Spec.NodeName], count[fullest]; n > most || n == most && p.Spec.NodeName < fullest {
+			fullest = p.Spec.NodeName
+		}
+	}
+	cordon := kube.RawPatch(types.StrategicMergePatchType, []byte(`{"spec":{"unschedulable":true}}`))
+	if err := api.Patch(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fullest}}, cordon); err != nil {
+		t.Fatal(err)
+	}
+	plan := &v1alpha1.RepackPlan{ObjectMeta: metav1.ObjectMeta{Name: "evacuate"}, Spec: v1alpha1.RepackPlanSpec{
+		Goal: v1alpha1.RepackEvacuate, Machines: []string{fullest}, Mode: v1alpha1.RepackExecute,
+		Limits: v1alpha1.RepackLimits{MovesPerHour: 1000, Parallel: 4, Cooldown: "0s"},
+	}}
+	if err := api.Create(ctx, plan); err != nil {
+		t.Fatal(err)
+	}
+	for !plan.Status.Phase.Over() {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("the plan for %s does not end: %s, %s, %+v", fullest, plan.Status.Phase, plan.Status.Reason, plan.Status.Moves)
+		case <-time.After(time.Second):
+		}
+		if err := api.Get(ctx, kube.ObjectKeyFromObject(plan), plan); err != nil && ctx.Err() == nil {
+			t.Fatal(err)
+		}
+	}
+	done := 0
+	for _, m := range plan.Status.Moves {
+		if m.State == v1alpha1.MoveDone {
+			done++
+		}
+	}
+	if plan.Status.Phase != v1alpha1.RepackDone || done < count[fullest] || plan.Status.LostServingSeconds != 0 {
+		t.Errorf("the plan for %s ended %s (%s) with %d moves of %d pods, %d s without service: %+v",
+			fullest, plan.Status.Phase, plan.Status.Reason, done, count[fullest], plan.Status.LostServingSeconds, plan.Status.Moves)
+	}
+	return fullest
 }
 
 // handOut starts the pods of a node as its kubelet would, and returns how many
