@@ -20,6 +20,7 @@ func AddToScheme(s *runtime.Scheme) error {
 		&HolidayCalendar{}, &HolidayCalendarList{},
 		&RepackPlan{}, &RepackPlanList{},
 		&GPUClass{}, &GPUClassList{},
+		&ColocationPolicy{}, &ColocationPolicyList{},
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil
