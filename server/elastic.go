@@ -174,34 +174,17 @@ func (s *Server) elasticDay(r *http.Request) (any, error) {
 	if !ok || namespace == "" || policy == "" || strings.ContainsAny(name, "\"\\{}\n") {
 		return nil, refuse(http.StatusBadRequest, "policy is %q; it must be namespace/name of an ElasticPolicy, such as live/chat.", name)
 	}
-	now := s.now()
-	to, err := hourParam(r, "to", now.Truncate(time.Minute))
+	w, step, n, err := s.dayWindow(r)
 	if err != nil {
 		return nil, err
 	}
-	from, err := hourParam(r, "from", to.Add(-24*time.Hour))
-	if err != nil {
-		return nil, err
-	}
-	w := span{from, to}
-	if err := w.check("from", "to"); err != nil {
-		return nil, err
-	}
-	if w.To.Sub(w.From) > maxDetail {
-		return nil, refuse(http.StatusBadRequest, "The window has %d hours; this page shows at most %d, so choose a shorter one.", w.hours(), int(maxDetail/time.Hour))
-	}
-	step := time.Minute
-	for w.To.Sub(w.From)/step > maxPoints {
-		step *= 5
-	}
-	n := max(1, int(w.To.Sub(w.From)/step))
 	a := elasticDayAnswer{
 		span: w, StepSeconds: int64(step / time.Second), Points: n, Replicas: map[string]curve{}, Demand: gaps(n),
 		Winners: []elasticStretch{}, Pools: []elasticPool{}, StartP95: map[string]float64{}, Under: []elasticStretch{},
 		Money: []elasticHour{}, Decisions: []bill.Decision{}, Notes: []string{},
 	}
 	selector := fmt.Sprintf(`{namespace=%q,policy=%q}`, namespace, policy)
-	ask := func(query string) []metrics.Series { return s.instant(ctx, query, minTime(w.To, now), &a.Notes) }
+	ask := func(query string) []metrics.Series { return s.instant(ctx, query, minTime(w.To, s.now()), &a.Notes) }
 	info := ask(policyQuery + selector)
 	if len(info) == 0 {
 		if len(a.Notes) > 0 {
@@ -221,6 +204,48 @@ func (s *Server) elasticDay(r *http.Request) (any, error) {
 	return a, s.elasticMoney(ctx, &a)
 }
 
+// dayWindow reads from and to of a question, the last 24 hours without them, and the step of
+// the curves that answer it, and how many points they have.
+func (s *Server) dayWindow(r *http.Request) (w span, step time.Duration, n int, err error) {
+	if w.To, err = hourParam(r, "to", s.now().Truncate(time.Minute)); err != nil {
+		return w, 0, 0, err
+	}
+	if w.From, err = hourParam(r, "from", w.To.Add(-24*time.Hour)); err != nil {
+		return w, 0, 0, err
+	}
+	if err := w.check("from", "to"); err != nil {
+		return w, 0, 0, err
+	}
+	if w.To.Sub(w.From) > maxDetail {
+		return w, 0, 0, refuse(http.StatusBadRequest, "The window has %d hours; this page shows at most %d, so choose a shorter one.", w.hours(), int(maxDetail/time.Hour))
+	}
+	step = time.Minute
+	for w.To.Sub(w.From)/step > maxPoints {
+		step *= 5
+	}
+	return w, step, max(1, int(w.To.Sub(w.From)/step)), nil
+}
+
+// curves asks for a day's curves; a point of one is the step that ends there.
+func (s *Server) curves(ctx context.Context, query string, from time.Time, step time.Duration, n int, notes *[]string, do func(labels map[string]string, c curve)) {
+	if s.opts.Metrics == nil {
+		return
+	}
+	series, err := s.opts.Metrics.Range(ctx, query, from.Add(step), from.Add(time.Duration(n)*step), step)
+	if err != nil {
+		addNote(notes, "metrics: "+err.Error())
+	}
+	for _, sr := range series {
+		c := gaps(n)
+		for _, p := range sr.Points {
+			if i := int(math.Round(p.T.Sub(from).Seconds()/step.Seconds())) - 1; i >= 0 && i < n {
+				c[i] = p.V
+			}
+		}
+		do(sr.Labels, c)
+	}
+}
+
 func minTime(a, b time.Time) time.Time {
 	if b.Before(a) {
 		return b
@@ -228,25 +253,10 @@ func minTime(a, b time.Time) time.Time {
 	return a
 }
 
-// elasticCurves reads the curves; a point of a curve is the step that ends there.
+// elasticCurves reads the curves of a policy.
 func (s *Server) elasticCurves(ctx context.Context, a *elasticDayAnswer, selector string, step time.Duration) {
 	read := func(query string, do func(labels map[string]string, c curve)) {
-		if s.opts.Metrics == nil {
-			return
-		}
-		series, err := s.opts.Metrics.Range(ctx, query+selector, a.From.Add(step), a.From.Add(time.Duration(a.Points)*step), step)
-		if err != nil {
-			addNote(&a.Notes, "metrics: "+err.Error())
-		}
-		for _, sr := range series {
-			c := gaps(a.Points)
-			for _, p := range sr.Points {
-				if i := int(math.Round(p.T.Sub(a.From).Seconds()/step.Seconds())) - 1; i >= 0 && i < a.Points {
-					c[i] = p.V
-				}
-			}
-			do(sr.Labels, c)
-		}
+		s.curves(ctx, query+selector, a.From, step, a.Points, &a.Notes, do)
 	}
 	read(replicasQuery, func(l map[string]string, c curve) { a.Replicas[l["layer"]] = c })
 	read(demandQuery, func(_ map[string]string, c curve) { a.Demand = c })

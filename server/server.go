@@ -116,9 +116,11 @@ func New(opts Options) *Server {
 		"idle":      s.idle,
 		"decisions": s.decisions,
 
-		"gpus":        s.gpus,
-		"elastic":     s.elastic,
-		"elastic/day": s.elasticDay,
+		"gpus":           s.gpus,
+		"elastic":        s.elastic,
+		"elastic/day":    s.elasticDay,
+		"colocation":     s.colocation,
+		"colocation/day": s.colocationDay,
 	} {
 		s.mux.HandleFunc("GET /api/v1/"+route, func(w http.ResponseWriter, r *http.Request) {
 			v, err := get(r)

@@ -347,6 +347,8 @@ func TestARefusalIsOneSentence(t *testing.T) {
 		"an idle map of a year":           {full, "GET", "/api/v1/idle?from=2025-03-02T18:00:00Z&to=2026-03-02T18:00:00Z", 400, "this page shows at most 192"},
 		"a day of no policy":              {full, "GET", "/api/v1/elastic/day", 400, "namespace/name of an ElasticPolicy"},
 		"a policy of another query":       {full, "GET", "/api/v1/elastic/day?policy=a/b%22%7D%20or%20up", 400, "namespace/name of an ElasticPolicy"},
+		"a machine of another query":      {full, "GET", "/api/v1/colocation/day?machine=a%22%7D%20or%20up", 400, "the name of a machine"},
+		"a machine without batch":         {server.New(server.Options{Store: f, Metrics: f, Assets: page, Now: f.Now}), "GET", "/api/v1/colocation/day?machine=nobody", 404, "Nothing is known of batch work on a machine nobody"},
 		"a policy that is none":           {server.New(server.Options{Store: f, Metrics: f, Assets: page, Now: f.Now}), "GET", "/api/v1/elastic/day?policy=live/nobody", 404, "There is no ElasticPolicy live/nobody"},
 		"a route that is none":            {full, "GET", "/api/v1/cost", 404, "/api/v1/cost"},
 		"a page that is none":             {full, "GET", "/old.html", 404, "/old.html"},

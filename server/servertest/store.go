@@ -265,6 +265,7 @@ func (f *Fleet) Range(_ context.Context, query string, from, to time.Time, step 
 	}
 	switch {
 	case f.elastic(query, series):
+	case f.colocation(query, series):
 	case strings.Contains(query, "http_requests_total"):
 		for i := range f.modules {
 			m := &f.modules[i]
