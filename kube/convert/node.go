@@ -73,9 +73,14 @@ func Virtual(node *corev1.Node, pools *Pools) bool {
 // TrimNode drops what this package does not read, in place.
 func TrimNode(node *corev1.Node) {
 	node.ManagedFields = nil
-	devices, ok := node.Annotations[v1alpha1.AnnotationGPUDevices]
-	if node.Annotations = nil; ok {
-		node.Annotations = map[string]string{v1alpha1.AnnotationGPUDevices: devices}
+	kept := map[string]string{}
+	for _, name := range []string{v1alpha1.AnnotationGPUDevices, v1alpha1.AnnotationBatchCapacity, v1alpha1.AnnotationColocation, v1alpha1.AnnotationProbe} {
+		if value, ok := node.Annotations[name]; ok {
+			kept[name] = value
+		}
+	}
+	if node.Annotations = nil; len(kept) > 0 {
+		node.Annotations = kept
 	}
 	node.Status = corev1.NodeStatus{
 		Capacity: node.Status.Capacity, Allocatable: node.Status.Allocatable,

@@ -285,7 +285,8 @@ func TrimPod(pod *corev1.Pod) {
 		case "karpenter.sh/do-not-disrupt", "cluster-autoscaler.kubernetes.io/safe-to-evict", v1alpha1.AnnotationSimulatedLife,
 			corev1.PodDeletionCost,
 			v1alpha1.AnnotationGPUAllocation, v1alpha1.AnnotationGPUModels, v1alpha1.AnnotationGPUCount, v1alpha1.AnnotationGPUClass,
-			v1alpha1.AnnotationGPUSpot:
+			v1alpha1.AnnotationGPUSpot,
+			v1alpha1.AnnotationBatchRunTime, v1alpha1.AnnotationBatchFreeze, v1alpha1.AnnotationBatchCheckpointedAt:
 		default:
 			delete(pod.Annotations, k)
 		}
