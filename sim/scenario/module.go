@@ -94,6 +94,7 @@ func (d *draft) table(r *reading) table {
 		"schedule":         r.steps(&m.Schedule, "replicas", 20000),
 		"elastic":          d.elastic(r),
 		"alone":            into(r.decoder, &m.Alone, parseBool),
+		"colocate":         into(r.decoder, &m.Colocate, parseBool),
 		"requests":         r.vector(&m.Requests),
 		"limits":           r.vector(&m.Limits),
 		"gpu":              r.gpuNeed(&m.GPU),
@@ -338,6 +339,7 @@ func (r *reading) finish(d *draft, n *yaml.Node, field string) bool {
 		}
 	}
 	r.finishGPU(d, wrong)
+	r.finishColocate(m, wrong)
 	if !slices.ContainsFunc(m.Pools, func(p string) bool {
 		pool := r.s.Pool(p)
 		return pool.Kind == Serverless || pool.Allocatable.IsZero() || m.Requests.Fits(pool.Allocatable)

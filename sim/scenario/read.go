@@ -165,7 +165,7 @@ func (r *reading) document(n *yaml.Node) {
 		"currency":     into(r.decoder, &r.s.Currency, parseText),
 		"catalogue":    into(r.decoder, &catalogue, parseText),
 		"machineTypes": keep, "pools": keep, "series": keep, "classes": keep, "modules": keep, "events": keep,
-		"timetables": keep, "calendar": keep,
+		"timetables": keep, "calendar": keep, "colocation": keep,
 	})
 	if target(n).Kind != yaml.MappingNode {
 		return
@@ -207,6 +207,9 @@ func (r *reading) document(n *yaml.Node) {
 		if len(r.s.Pools) == 0 {
 			r.fail(p, "pools", "there is no pool; pods need somewhere to run")
 		}
+	}
+	if p := parts["colocation"]; p != nil {
+		r.list(p, "colocation", r.colocation)
 	}
 	if p := parts["series"]; p != nil {
 		r.list(p, "series", r.readSeries)

@@ -27,6 +27,7 @@ type Scenario struct {
 	MachineTypes []machine.Type // those its pools use, sorted by name
 	Pools        []Pool         // by Order, then name
 	Modules      []Module       // sorted by Key
+	Colocations  []Colocation   // as written
 	Timetables   []Timetable    // as written
 	Calendar     []CalendarDay  // as written
 	Events       []Event        // by time, then as written
@@ -133,6 +134,9 @@ type Module struct {
 
 	Needs Needs
 	Start physics.Start
+	// Colocate says that its pods are of the batch class: they use what online
+	// modules leave of the machines of its pools.
+	Colocate bool
 	// Load is what it is asked to do; nil for batch and cron.
 	Load *Demand
 	// Work is what batch and cron do; nil for the others.

@@ -44,7 +44,7 @@ func TestTheReferenceNamesEveryField(t *testing.T) {
 	}
 	field := regexp.MustCompile(`(?m)^\s+"([a-zA-Z]+)":\s+(?:into|keep|note|one|r\.|d\.|func)`)
 	n := 0
-	for _, file := range []string{"read.go", "module.go", "elastic.go", "gpu.go"} {
+	for _, file := range []string{"read.go", "module.go", "elastic.go", "gpu.go", "colocation.go"} {
 		src, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
