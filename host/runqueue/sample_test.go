@@ -32,7 +32,9 @@ func (m machine) write(path, text string) {
 	}
 }
 
-func (m machine) thread(tid, schedstat string) { m.write(filepath.Join(m.proc, tid, "schedstat"), schedstat) }
+func (m machine) thread(tid, schedstat string) {
+	m.write(filepath.Join(m.proc, tid, "schedstat"), schedstat)
+}
 
 func TestSampledWaitsAreThoseSinceWatching(t *testing.T) {
 	m := made(t)
@@ -46,7 +48,7 @@ func TestSampledWaitsAreThoseSinceWatching(t *testing.T) {
 	if err := meter.Watch(m.group); err != nil {
 		t.Fatal(err)
 	}
-	m.thread("7", "100 7000000 12\n")                          // two waits of 1 ms
+	m.thread("7", "100 7000000 12\n")                           // two waits of 1 ms
 	m.write(filepath.Join(m.group, "c1", "tasks"), "7\n8\n9\n") // 9 came, 8 ended
 	m.thread("9", "0 300000 1\n")
 	os.RemoveAll(filepath.Join(m.proc, "8"))
