@@ -104,7 +104,7 @@ func TestAWorkloadsDay(t *testing.T) {
 	p := set(t).open(t, "elastic", wide)
 	p.until(`document.querySelectorAll("main table tbody tr").length === 4`)
 	p.js(`([...document.querySelectorAll("main table a")].find(a => a.textContent === "homework/api").click(), true)`)
-	p.until(`!!window.neapElastic && document.querySelectorAll("main canvas").length === 2`)
+	p.until(`!!window.neapTwin && document.querySelectorAll("main canvas").length === 2`)
 	p.js(`location.hash.includes("policy=homework%2Fapi")`)
 	p.js(`([...document.querySelectorAll("main button.link")].find(b => b.textContent === "Show as table").click(), true)`)
 	p.until(`document.querySelectorAll("main table tbody tr").length >= 24`)
@@ -113,11 +113,28 @@ func TestAWorkloadsDay(t *testing.T) {
 		const said = document.querySelector("#under").textContent;
 		return said.startsWith(String(d.underSteps) + " min") && document.querySelector("#under").classList.contains(d.underSteps ? "broken" : "met");
 	})()`)
-	p.js(`(document.querySelector("figure.day").focus(), window.neapElastic.view() === null)`)
+	p.js(`(document.querySelector("figure.day").focus(), window.neapTwin.view() === null)`)
 	p.press("+", kb.ArrowLeft)
-	p.until(`window.neapElastic.view() !== null`)
+	p.until(`window.neapTwin.view() !== null`)
 	p.press("0")
-	p.until(`window.neapElastic.view() === null`)
+	p.until(`window.neapTwin.view() === null`)
+	p.clean()
+}
+
+// TestAMachinesBatchWork opens a machine from the list: its minutes without slack are
+// those of the answer, and the same is there as a table.
+func TestAMachinesBatchWork(t *testing.T) {
+	p := set(t).open(t, "colocation", wide)
+	p.until(`document.querySelectorAll("main table tbody tr").length === 6`)
+	p.js(`([...document.querySelectorAll("main table a")].find(a => a.textContent === "general-003").click(), true)`)
+	p.until(`document.querySelectorAll("main table").length === 0 && document.querySelector("#short")?.classList.contains("broken")`)
+	p.js(`(async () => {
+		const d = await (await fetch("api/v1/colocation/day?machine=general-003")).json();
+		const minutes = d.short.reduce((a, s) => a + (Date.parse(s.to) - Date.parse(s.from)) / 60000, 0);
+		return minutes > 0 && document.querySelector("#short").textContent === minutes + " min";
+	})()`)
+	p.js(`([...document.querySelectorAll("main button.link")].find(b => b.textContent === "Show as table").click(), true)`)
+	p.until(`document.querySelectorAll("main table tbody tr").length >= 24`)
 	p.clean()
 }
 

@@ -226,6 +226,38 @@ export interface ElasticDayAnswer extends Span {
   notes: string[];
 }
 
+export interface ColocatedNode {
+  name: string;
+  policy: string;
+  step: string;
+  milli: Record<string, number>;
+  frozen: number;
+  slack: number | null;
+}
+
+export interface ColocationAnswer {
+  at: string;
+  machines: ColocatedNode[];
+  earned: { policy: string; currency: string; perHour: number }[];
+  notes: string[];
+}
+
+export interface ColocationDayAnswer extends Span {
+  stepSeconds: number;
+  points: number;
+  machine: string;
+  milli: Record<string, Curve>;
+  slack: Curve;
+  waitMillis: Curve;
+  steps: (Span & { layer: string })[];
+  short: Span[];
+  batchCoreHours: number;
+  lostCoreHours: number;
+  evictions: number;
+  decisions: Decision[];
+  notes: string[];
+}
+
 export interface GPUPod {
   namespace: string;
   name: string;

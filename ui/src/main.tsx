@@ -15,6 +15,7 @@ const pages: Record<string, Page | (() => Promise<{ default: Page }>)> = {
   flow: () => import("./pages/flow"),
   day: () => import("./pages/day"),
   elastic: () => import("./pages/elastic"),
+  colocation: () => import("./pages/colocation"),
   machines: () => import("./pages/machines"),
   gpus: () => import("./pages/gpus"),
   idle: () => import("./pages/idle"),

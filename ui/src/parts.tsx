@@ -299,3 +299,17 @@ export function BoxBar({ used, idle, total, currency, label }: { used: number; i
     </div>
   );
 }
+
+// Notes are what an answer says of itself, by codes.
+export function Notes({ notes }: { notes: string[] }) {
+  const { t } = useApp();
+  return (
+    <>
+      {notes.map((n) => (
+        <p class="note" key={n}>
+          {n.startsWith("metrics: ") ? t("day.note.metrics", { v: n.slice(9) }) : t(`day.note.${n}` as Key)}
+        </p>
+      ))}
+    </>
+  );
+}

@@ -1,19 +1,12 @@
-import "uplot/dist/uPlot.min.css";
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useMemo } from "preact/hooks";
 import type { Curve, ElasticAnswer, ElasticDayAnswer, ElasticPolicy } from "../api";
-import { style } from "../charts/curves";
-import { Layers, type LayersData } from "../charts/layers";
-import { clock, count, dayClock, percent } from "../format";
+import type { LayersData } from "../charts/layers";
+import { colour, Mark, Twin } from "../charts/twin";
+import { count, dayClock, percent } from "../format";
 import type { Key } from "../i18n";
-import { Figure, How, Load, Money, Table, WindowPicker } from "../parts";
+import { Figure, How, Load, Money, Notes, Table, WindowPicker } from "../parts";
 import { amend, link, type Route, useAnswer, useApp } from "../state";
 import { Rows } from "./decisions";
-
-declare global {
-  interface Window {
-    neapElastic?: Layers; // the charts on the screen, for tests of the page
-  }
-}
 
 // The layers in the order in which they are read, and their colours in the theme.
 const layers = ["manual", "cron", "timetable", "forecast", "reactive", "panic", "bounds", "hold"] as const;
@@ -68,19 +61,6 @@ export default function Elastic({ route }: { route: Route }) {
   );
 }
 
-function Notes({ notes }: { notes: string[] }) {
-  const { t } = useApp();
-  return (
-    <>
-      {notes.map((n) => (
-        <p class="note" key={n}>
-          {n.startsWith("metrics: ") ? t("day.note.metrics", { v: n.slice(9) }) : t(`day.note.${n}` as Key)}
-        </p>
-      ))}
-    </>
-  );
-}
-
 function List({ a }: { a: ElasticAnswer }) {
   const { t, lang } = useApp();
   const n = (v: number | undefined | null) => (v === undefined || v === null ? "–" : count(v, lang));
@@ -131,11 +111,6 @@ function Layer({ of }: { of?: string }) {
   );
 }
 
-// Mark shows a colour of the theme beside its name.
-function Mark({ of }: { of: string }) {
-  return <span class="swatch" aria-hidden="true" style={{ background: `var(--${of})` }} />;
-}
-
 function Workload({ policy, from, to }: { policy: string; from?: string; to?: string }) {
   const { live } = useApp();
   const answer = useAnswer<ElasticDayAnswer>("elastic/day", { policy, from, to }, live && !to ? 15_000 : 0);
@@ -152,16 +127,9 @@ function Workload({ policy, from, to }: { policy: string; from?: string; to?: st
 }
 
 function Body({ d }: { d: ElasticDayAnswer }) {
-  const { t, lang, zone, dark } = useApp();
-  const [at, setAt] = useState<number | null>(null);
-  const [table, setTable] = useState(false);
-  const top = useRef<HTMLDivElement>(null);
-  const low = useRef<HTMLDivElement>(null);
-  const charts = useRef<Layers | null>(null);
+  const { t, lang, dark } = useApp();
   const said = layers.filter((l) => d.replicas[l]?.some((v) => v !== null));
   const data: LayersData = useMemo(() => {
-    const css = getComputedStyle(document.documentElement);
-    const colour = (name: string) => css.getPropertyValue(`--${name}`).trim();
     const start = Date.parse(d.from) / 1000;
     const none: Curve = Array.from({ length: d.points }, () => null);
     return {
@@ -177,32 +145,10 @@ function Body({ d }: { d: ElasticDayAnswer }) {
       under: d.under.map((u) => ({ from: Date.parse(u.from) / 1000, to: Date.parse(u.to) / 1000, colour: colour("bad") + "55" })),
     };
   }, [d, dark]);
-  useEffect(() => {
-    if (!top.current || !low.current || data.times.length < 2) return;
-    const s = style();
-    const c = new Layers(
-      [top.current, low.current],
-      data,
-      { zone, soft: s.soft, line: s.line, font: s.font, value: (v) => count(v, lang, v < 10 && v % 1 ? 1 : 0), clock: (sec) => clock(sec * 1000, lang, zone), onCursor: setAt },
-      charts.current?.view() ?? null,
-    );
-    charts.current = window.neapElastic = c;
-    const observer = new ResizeObserver(() => c.resize());
-    observer.observe(top.current);
-    return () => {
-      observer.disconnect();
-      c.destroy();
-    };
-  }, [data, lang, zone]);
-
-  const i = at !== null && at < d.points ? at : null;
-  const valueAt = (c: Curve | undefined) => (i !== null && c && c[i] !== null && c[i] !== undefined ? count(c[i]!, lang, 1) : "");
-  const winnerAt = i === null ? undefined : d.winners.find((w) => Date.parse(w.from) / 1000 < data.times[i] && data.times[i] <= Date.parse(w.to) / 1000);
-  const button = (key: Key, action: () => void, sign: string) => (
-    <button type="button" aria-label={t(key)} title={t(key)} onClick={action}>
-      {sign}
-    </button>
-  );
+  const decided = (i: number) => {
+    const w = d.winners.find((w) => Date.parse(w.from) / 1000 < data.times[i] && data.times[i] <= Date.parse(w.to) / 1000);
+    return w ? t("elastic.decided", { layer: layerName(t, w.layer) }) : t("elastic.gap");
+  };
   const cost = d.money.reduce((a, m) => a + m.costNano, 0);
   return (
     <>
@@ -227,50 +173,16 @@ function Body({ d }: { d: ElasticDayAnswer }) {
           </Figure>
         ))}
       </dl>
-      <figure class="chart day" tabIndex={0} aria-label={`${t("elastic.chart")}. ${t("day.keys")}`} onKeyDown={(e) => e.target === e.currentTarget && charts.current?.key(e.key) && e.preventDefault()}>
-        <figcaption>
-          <span class="charttitle">{t("elastic.replicas")}</span>
-          <ul class="keys">
-            {["demand", ...said, "ready", "desired"].map((l) => (
-              <li key={l}>
-                <Mark of={colours[l]} /> {layerName(t, l)} <span class="num">{valueAt(l === "demand" ? d.demand : d.replicas[l])}</span>
-              </li>
-            ))}
-          </ul>
-          <span class="buttons">
-            {button("day.left", () => charts.current?.pan(-0.3), "←")}
-            {button("day.right", () => charts.current?.pan(0.3), "→")}
-            {button("day.zoomin", () => charts.current?.zoom(0.6), "+")}
-            {button("day.zoomout", () => charts.current?.zoom(1 / 0.6), "−")}
-            {button("day.reset", () => charts.current?.reset(), "⤢")}
-          </span>
-          <button type="button" class="link" aria-expanded={table} onClick={() => setTable(!table)}>
-            {table ? t("app.table.hide") : t("app.table")}
-          </button>
-        </figcaption>
-        <div ref={top} id="layers-chart" class="curves" />
-        <div class="caption">
-          <span class="charttitle">{t("elastic.pools")}</span>
-          <ul class="keys">
-            {d.pools.map((p, k) => (
-              <li key={p.name}>
-                <Mark of={poolColours[k % poolColours.length]} /> {p.name} <span class="num">{valueAt(p.running)}</span>
-              </li>
-            ))}
-          </ul>
-        </div>
-        <div ref={low} id="pools-chart" class="curves" />
-        <p class="readout small">
-          {i !== null && data.times[i] !== undefined ? (
-            <>
-              <strong class="num">{dayClock(data.times[i] * 1000, lang, zone)}</strong> · {winnerAt ? t("elastic.decided", { layer: layerName(t, winnerAt.layer) }) : t("elastic.gap")}
-            </>
-          ) : (
-            <span class="quiet">{t("elastic.band")}</span>
-          )}
-        </p>
-        {table && <Hours d={d} />}
-      </figure>
+      <Twin
+        data={data}
+        label={t("elastic.chart")}
+        top={{ title: t("elastic.replicas"), keys: ["demand", ...said, "ready", "desired"].map((l) => ({ name: layerName(t, l), of: colours[l], values: l === "demand" ? d.demand : d.replicas[l] })) }}
+        low={{ title: t("elastic.pools"), keys: d.pools.map((p, k) => ({ name: p.name, of: poolColours[k % poolColours.length], values: p.running })) }}
+        value={(v) => count(v, lang, v < 10 && v % 1 ? 1 : 0)}
+        said={decided}
+        hint={t("elastic.band")}
+        table={<Hours d={d} />}
+      />
       <section aria-label={t("decisions.title")}>
         <h2>{t("decisions.title")}</h2>
         {d.decisions.length === 0 ? <p class="quiet">{t("elastic.undecided")}</p> : <Rows rows={d.decisions} currency={d.currency} />}
