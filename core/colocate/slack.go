@@ -33,8 +33,7 @@ func (s Signal) Slack() int64 {
 	if s.Target <= 0 {
 		return 1000
 	}
-	value := min(max(s.Value, 0), 1000*min(s.Target, 1<<40))
-	return 1000 - int64(1000*float64(value)/float64(s.Target))
+	return 1000 - int64(1000*min(float64(max(s.Value, 0))/float64(s.Target), 1000))
 }
 
 // A SlackRule says how a Slack loop answers.
