@@ -1,0 +1,457 @@
+package cgroup
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"sync"
+	"time"
+)
+
+// A Want is what a knob should hold, and why.
+type Want struct {
+	Group  Group
+	Knob   Knob
+	Value  int64
+	Reason string // one sentence for who asks; the newest is kept
+}
+
+// Options say how a [Ledger] works.
+type Options struct {
+	// Scope is the group that the ledger owns with all below it; required. Two
+	// ledgers of overlapping scopes are refused when the scopes are equal: give
+	// the group of all pods.
+	Scope Group
+	// Dir is a directory of this ledger's own that outlives the process, and is
+	// the same when it starts again; required. It is made when it is missing.
+	Dir string
+	// Every is how often all files are looked at, beside what inotify tells at
+	// once; 0 is 5 s.
+	Every time.Duration
+	// Foreign is told of every write of somebody else's that was undone, from the
+	// ledger's own goroutine; it must not call the ledger. It may be nil.
+	Foreign func(Foreign)
+}
+
+// A Foreign is a write that was not ours.
+type Foreign struct {
+	Group           Group
+	Knob            Knob
+	Found, Restored int64
+}
+
+// A Ledger is the one owner of the groups in its scope: a table of what the
+// files should hold, which it keeps so. Its methods may be called by several
+// goroutines at a time.
+type Ledger struct {
+	tree    *Tree
+	options Options
+	unlock  func()
+	watch   watch
+	stop    chan struct{}
+	stopped sync.WaitGroup
+
+	mu      sync.Mutex
+	want    map[place]Want
+	guards  map[Group]*guard
+	found   *record
+	foreign map[place]int64
+	closed  bool
+}
+
+// A place is a knob of a group.
+type place struct {
+	group Group
+	knob  Knob
+}
+
+// compare orders places, parents before children.
+func (p place) compare(q place) int {
+	return cmp.Or(cmp.Compare(p.group.depth(), q.group.depth()), cmp.Compare(p.group, q.group),
+		cmp.Compare(slices.Index(Knobs, p.knob), slices.Index(Knobs, q.knob)))
+}
+
+// OpenLedger becomes the owner of the scope. What a predecessor left there that
+// did not end in order is put back first, so the files are as they were found.
+// It is ErrOwned when another process owns the scope.
+func OpenLedger(t *Tree, o Options) (*Ledger, error) {
+	if o.Scope == "" || o.Dir == "" {
+		return nil, errors.New("open the ledger of cgroups: it needs a scope and a directory")
+	}
+	if o.Every <= 0 {
+		o.Every = 5 * time.Second
+	}
+	unlock, err := t.files.lock(t.dir("cpu", o.Scope))
+	if err != nil {
+		if errors.Is(err, ErrOwned) {
+			return nil, fmt.Errorf("own %s: %w: stop it first", o.Scope, err)
+		}
+		return nil, t.missing("own", o.Scope, path.Join(t.dir("cpu", o.Scope), "."), err)
+	}
+	l := &Ledger{tree: t, options: o, unlock: unlock, stop: make(chan struct{}),
+		want: map[place]Want{}, guards: map[Group]*guard{}, foreign: map[place]int64{}}
+	if l.found, err = load(o.Dir, t.files.boot()); err == nil {
+		err = l.found.restore(t, "/")
+	}
+	if err == nil {
+		l.watch, err = t.files.watch()
+	}
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+	l.stopped.Go(l.serve)
+	return l, nil
+}
+
+// Set makes the table hold the wants and the files follow, in the order in which
+// the kernel takes it. What the table already holds is not written again. Errors
+// are of single wants, joined: those are not in the table, the others are. A
+// weight that is wanted for an idle group is written when idle ends.
+func (l *Ledger) Set(wants ...Want) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return errors.New("set cgroups: the ledger is closed")
+	}
+	var errs []error
+	var todo []Want
+	for _, w := range wants {
+		p := place{w.Group, w.Knob}
+		if !w.Group.Within(l.options.Scope) {
+			errs = append(errs, fmt.Errorf("set %s of %s: it is not within %s", w.Knob, w.Group, l.options.Scope))
+			continue
+		}
+		if old, ok := l.want[p]; ok && old.Value == w.Value {
+			l.want[p] = w
+			continue
+		}
+		todo = append(todo, w)
+	}
+	// What the files hold is on disk before the first of them is written.
+	if err := l.keep(todo, &errs); err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	for _, s := range l.plan(todo) {
+		if err := l.apply(s.Want); err != nil {
+			errs = append(errs, err)
+			delete(l.want, place{s.Group, s.Knob})
+			continue
+		}
+		l.want[place{s.Group, s.Knob}] = s.Want
+	}
+	return errors.Join(errs...)
+}
+
+// keep records what the places of the wants hold, once each; a want whose place
+// cannot be read is dropped with its error.
+func (l *Ledger) keep(wants []Want, errs *[]error) error {
+	changed := false
+	for i := range wants {
+		w := &wants[i]
+		added, err := l.found.add(l.tree, place{w.Group, w.Knob})
+		if err != nil {
+			*errs = append(*errs, err)
+			w.Knob = ""
+		}
+		changed = changed || added
+	}
+	if !changed {
+		return nil
+	}
+	if err := l.found.save(); err != nil {
+		return fmt.Errorf("set cgroups: %w: %w", ErrDisk, err)
+	}
+	return nil
+}
+
+// A step is a want with its place in the order of writing.
+type step struct {
+	Want
+	grow bool
+}
+
+// plan orders wants: first what frees the way (thaw, idle, memory), then bursts
+// that fall, quotas that fall (children first), quotas that rise (parents first),
+// bursts that rise.
+func (l *Ledger) plan(wants []Want) []step {
+	var steps []step
+	for _, w := range wants {
+		if w.Knob == "" {
+			continue
+		}
+		now, err := l.tree.Get(w.Group, w.Knob)
+		grow := err == nil && now != Unlimited && (w.Value == Unlimited || w.Value > now)
+		steps = append(steps, step{w, grow})
+	}
+	rank := func(s step) int {
+		switch {
+		case s.Knob == Burst && !s.grow:
+			return 1
+		case s.Knob == Period:
+			return 2
+		case s.Knob == Quota && !s.grow:
+			return 3
+		case s.Knob == Quota:
+			return 4
+		case s.Knob == Burst:
+			return 5
+		}
+		return 0
+	}
+	slices.SortStableFunc(steps, func(a, b step) int {
+		if c := cmp.Compare(rank(a), rank(b)); c != 0 {
+			return c
+		}
+		c := place{a.Group, a.Knob}.compare(place{b.Group, b.Knob})
+		if rank(a) == 3 {
+			return -c
+		}
+		return c
+	})
+	return steps
+}
+
+// apply writes one want and reads it back.
+func (l *Ledger) apply(w Want) error {
+	switch {
+	case w.Knob == Idle && w.Value == 1 && !managed(w.Group):
+		return l.guard(w.Group)
+	case w.Knob == Idle && w.Value == 0:
+		return l.unguard(w.Group)
+	case w.Knob == Weight && l.want[place{w.Group, Idle}].Value == 1:
+		return nil
+	}
+	return l.write(w)
+}
+
+func (l *Ledger) write(w Want) error {
+	if err := l.tree.put(w.Group, w.Knob, w.Value); err != nil {
+		return fmt.Errorf("set %s of %s to %d: %w", w.Knob, w.Group, w.Value, err)
+	}
+	got, err := l.tree.Get(w.Group, w.Knob)
+	if err != nil {
+		return fmt.Errorf("read %s of %s back: %w", w.Knob, w.Group, err)
+	}
+	if !l.tree.same(w.Knob, w.Value, got) {
+		return fmt.Errorf("set %s of %s to %d: it reads back as %d", w.Knob, w.Group, w.Value, got)
+	}
+	if name, err := l.tree.file(w.Group, w.Knob); err == nil {
+		l.watch.add(name, false)
+	}
+	return nil
+}
+
+// Forget strikes the groups that are gone off the table. An agent calls it with
+// a pod's group when the pod has ended.
+func (l *Ledger) Forget(groups ...Group) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for p := range l.want {
+		for _, g := range groups {
+			if p.group.Within(g) {
+				l.drop(p)
+			}
+		}
+	}
+	for _, g := range groups {
+		l.found.forget(g)
+	}
+}
+
+// drop strikes one place off the table; its file is gone or given back.
+func (l *Ledger) drop(p place) {
+	if name, err := l.tree.file(p.group, p.knob); err == nil {
+		l.watch.remove(name)
+	}
+	if g := l.guards[p.group]; g != nil && p.knob == Idle {
+		g.lease.close()
+		delete(l.guards, p.group)
+	}
+	delete(l.want, p)
+}
+
+// Release gives groups back: what the ledger wrote there is as it was found, and
+// no longer kept so.
+func (l *Ledger) Release(groups ...Group) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var errs []error
+	for _, g := range groups {
+		errs = append(errs, l.release(g))
+	}
+	return errors.Join(errs...)
+}
+
+func (l *Ledger) release(g Group) error {
+	var errs []error
+	for at := range l.guards {
+		if at.Within(g) {
+			errs = append(errs, l.unguard(at))
+		}
+	}
+	for p := range l.want {
+		if p.group.Within(g) {
+			l.drop(p)
+		}
+	}
+	return errors.Join(append(errs, l.found.restore(l.tree, g))...)
+}
+
+// Table returns what the files should hold, parents first.
+func (l *Ledger) Table() []Want {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var all []Want
+	for _, w := range l.want {
+		all = append(all, w)
+	}
+	slices.SortFunc(all, func(a, b Want) int {
+		return place{a.Group, a.Knob}.compare(place{b.Group, b.Knob})
+	})
+	return all
+}
+
+// ForeignWrites returns how often somebody else's write was undone, by knob.
+func (l *Ledger) ForeignWrites() map[Knob]int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	sum := map[Knob]int64{}
+	for p, n := range l.foreign {
+		sum[p.knob] += n
+	}
+	return sum
+}
+
+// Close puts every file back as it was found and ends the ownership.
+func (l *Ledger) Close() error { return l.end(true) }
+
+// Leave ends the ownership and leaves the bounds in place, except idle, which
+// must not be without its holder. The next ledger of the directory, or [Restore],
+// puts the files back. It is for who bounds batch work after an agent's death.
+func (l *Ledger) Leave() error { return l.end(false) }
+
+func (l *Ledger) end(restore bool) error {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return nil
+	}
+	l.closed = true
+	var err error
+	if restore {
+		err = l.release("/")
+	} else {
+		for g := range l.guards {
+			err = errors.Join(err, l.unguard(g))
+		}
+	}
+	l.mu.Unlock()
+	close(l.stop)
+	l.stopped.Wait()
+	err = errors.Join(err, l.watch.close())
+	l.unlock()
+	return err
+}
+
+// Restore puts every file back as it was found by the ledger of that directory,
+// whose process has ended. It is ErrOwned while that process lives.
+func Restore(t *Tree, scope Group, dir string) error {
+	l, err := OpenLedger(t, Options{Scope: scope, Dir: dir})
+	if errors.Is(err, ErrGone) {
+		return nil // groups that are gone took their files with them
+	}
+	if err != nil {
+		return err
+	}
+	return l.Close()
+}
+
+// serve keeps the files as the table says, until the ledger ends.
+func (l *Ledger) serve() {
+	every := time.NewTicker(l.options.Every)
+	defer every.Stop()
+	for {
+		var soon <-chan time.Time
+		if l.yielding() {
+			soon = time.After(5 * time.Millisecond)
+		}
+		select {
+		case <-l.stop:
+			return
+		case e := <-l.watch.events():
+			l.heard(e)
+		case <-soon:
+			l.heard(event{})
+		case <-every.C:
+			l.sweep()
+		}
+	}
+}
+
+// heard acts on an event of a file, or on a lease that the kernel asks back.
+func (l *Ledger) heard(e event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return
+	}
+	for _, g := range l.guards {
+		g.heard(e)
+		g.step(l, time.Now())
+	}
+	if e.op != modified {
+		return
+	}
+	for p := range l.want {
+		if name, err := l.tree.file(p.group, p.knob); err == nil && name == e.name {
+			l.check(p)
+		}
+	}
+}
+
+// sweep looks at every file.
+func (l *Ledger) sweep() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return
+	}
+	for _, g := range l.guards {
+		g.step(l, time.Now())
+	}
+	places := make([]place, 0, len(l.want))
+	for p := range l.want {
+		places = append(places, p)
+	}
+	slices.SortFunc(places, place.compare)
+	for _, p := range places {
+		l.check(p)
+	}
+}
+
+// check undoes what somebody else wrote.
+func (l *Ledger) check(p place) {
+	w, ok := l.want[p]
+	if !ok || l.guards[p.group].busy(p.knob) || (p.knob == Weight && l.want[place{p.group, Idle}].Value == 1) {
+		return
+	}
+	got, err := l.tree.Get(p.group, p.knob)
+	if errors.Is(err, ErrGone) {
+		l.drop(p)
+		l.found.forget(p.group)
+		return
+	}
+	if err != nil || l.tree.same(p.knob, w.Value, got) {
+		return
+	}
+	if l.tree.put(p.group, p.knob, w.Value) != nil {
+		return // refused for now: the next look tries again
+	}
+	l.foreign[p]++
+	if l.options.Foreign != nil {
+		l.options.Foreign(Foreign{p.group, p.knob, got, w.Value})
+	}
+}
