@@ -46,5 +46,4 @@
 //
 // What is not here: when to be idle and how large a quota is (core/colocate), and
 // Kubernetes objects; [Layout] knows only how the kubelet names its groups.
-//
 package cgroup
