@@ -388,6 +388,7 @@ func TestTheAdmissionPoliciesAreThoseThatAreTried(t *testing.T) {
 	for _, w := range want {
 		raw, err := w.MarshalJSON()
 		if err == nil { // which only a laptop has
+			raw = bytes.ReplaceAll(raw, []byte("'neap-controller', "), nil)
 			err = w.UnmarshalJSON(bytes.ReplaceAll(raw, []byte("'neap-fleet', "), nil))
 		}
 		if err != nil {
@@ -406,7 +407,8 @@ func TestTheAdmissionPoliciesAreThoseThatAreTried(t *testing.T) {
 
 // The policies that keep hands off know the service accounts of the release.
 func TestTheAdmissionPoliciesKnowWhoMayWrite(t *testing.T) {
-	objs := render(t, "fullnameOverride=other", "admission.gpuWriters.schedulers={mine,yours}", "admission.gpuWriters.agents={theirs}")
+	objs := render(t, "fullnameOverride=other", "admission.gpuWriters.schedulers={mine,yours}", "admission.gpuWriters.agents={theirs}",
+		"scheduler.enabled=true", "scheduler.name=other-scheduler")
 	want := map[string]string{
 		"gpu-allocation.neap.dev": "['system:kube-scheduler', 'system:serviceaccount:neap-system:other-scheduler', 'mine', 'yours']",
 		"gpu-devices.neap.dev":    "['system:serviceaccount:neap-system:other-agent', 'theirs']",
@@ -423,6 +425,20 @@ func TestTheAdmissionPoliciesKnowWhoMayWrite(t *testing.T) {
 	}
 	if len(want) > 0 {
 		t.Errorf("nothing keeps hands off: %v", want)
+	}
+	for name, want := range map[string]string{
+		"controllers": "['system:serviceaccount:neap-system:other']",
+		"agents":      "['system:serviceaccount:neap-system:other-agent', 'theirs']",
+		"scheduler":   "'other-scheduler'",
+	} {
+		if !slices.ContainsFunc(objs, func(o *unstructured.Unstructured) bool {
+			list, _, _ := unstructured.NestedSlice(o.Object, "spec", "variables")
+			return slices.ContainsFunc(list, func(v any) bool {
+				return v.(map[string]any)["name"] == name && v.(map[string]any)["expression"] == want
+			})
+		}) {
+			t.Errorf("no policy of the batch class has the %s %s", name, want)
+		}
 	}
 }
 
