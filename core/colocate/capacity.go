@@ -1,6 +1,8 @@
 package colocate
 
 import (
+	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -118,14 +120,15 @@ type Observation struct {
 	Last Offer
 }
 
-// Terms are the parts of a capacity: Machine · share − Online − Unmeasured, and
-// what the limit of rising and the minimum left of it.
+// Terms are the parts of what is lent now: Allowed − Online − Unmeasured, held by
+// Risen. They are those of the step in which least CPU is left.
 type Terms struct {
 	Machine    Room  // what there is
-	Allowed    Room  // what may be used of it in the step that binds
-	Online     Room  // highest use foreseen in the step that binds, with the system's
+	Percent    int64 // of its CPU that may be used in the step that binds
+	Allowed    Room  // which is so much
+	Online     Room  // highest use of online pods and system foreseen in that step
 	Unmeasured Room  // what pods ask for that are not measured
-	Risen      Room  // how high it may have risen by now
+	Risen      Room  // how high capacity may have risen by now
 	Days       int64 // of which something is known
 }
 
@@ -134,93 +137,212 @@ type Bound string
 
 // The bounds.
 const (
-	BoundNothing Bound = ""          // all of what is allowed is lent
-	BoundOnline  Bound = "online"    // what online pods will use
-	BoundWindow  Bound = "window"    // a window has begun, or will before a run is over
-	BoundRise    Bound = "rise"      // it may not rise faster
-	BoundUnknown Bound = "unknown"   // too little is known, or metrics are lost
-	BoundMinimum Bound = "minimum"   // less than what is worth lending
-	BoundPercent Bound = "threshold" // the share that may be used
+	BoundThreshold Bound = "threshold" // the share that may be used
+	BoundOnline    Bound = "online"    // what online pods will use
+	BoundWindow    Bound = "window"    // a window that is open, or opens before a run is over
+	BoundRise      Bound = "rise"      // it may not rise faster
+	BoundUnknown   Bound = "unknown"   // metrics are lost, or too little is known
+	BoundMinimum   Bound = "minimum"   // there is less than is worth lending
 )
 
 // An Offer is what a machine lends batch pods over the day to come, and why.
 type Offer struct {
-	At     time.Time // when it was decided
-	Curve  Curve
-	Online Curve // the highest use of online pods and system foreseen in each step
+	At    time.Time // when it was decided
+	Curve Curve
+	// Online is the highest use of online pods and system foreseen in each step.
+	Online Curve
+	// Peak is what windows leave to batch, and the whole machine where there is
+	// none: the curve for [Drain].
+	Peak Curve
 	// Now is what is lent to a pod of the policy's run time that begins now: the
 	// least over that time.
 	Now   Room
-	Terms Terms     // of Now's CPU
-	Binds Bound     // of Now's CPU
+	Terms Terms
+	Binds Bound
 	When  time.Time // the step that binds
 	Why   string    // one sentence for people
 }
 
-// memoryMargin is what is added to the highest memory of a day: memory cannot be
-// taken back.
-const memoryMargin = 1.10
+const (
+	// memoryMargin is what is added to the highest memory of a day, for memory
+	// cannot be taken back.
+	memoryMargin = 1.10
+	// A measurement counts in full until it is fresh old; then what is lent shrinks
+	// to nothing when it is stale.
+	fresh, stale = 3 * time.Minute, 10 * time.Minute
+)
 
-// stale is how old a measurement may be before nothing is lent.
-const stale = 5 * time.Minute
-
-// Capacity returns the offer of one machine. It is pure: equal arguments give
-// equal offers.
+// Capacity returns the offer of one machine. Equal arguments give equal offers.
 func Capacity(seen Observation, allow Policy) Offer {
+	allow = allow.sane()
 	start := seen.Now.Truncate(Step)
 	empty := func() Curve {
 		return Curve{Start: start, Step: Step, CPUMilli: make([]int64, Steps), MemoryMiB: make([]int64, Steps)}
 	}
-	o := Offer{At: seen.Now, Curve: empty(), Online: empty()}
-	o.Terms.Machine, o.Terms.Unmeasured, o.Terms.Days = seen.Machine, seen.Unmeasured, seen.Past.Days()
-	if measured := seen.Past.Measured(); measured.IsZero() || seen.Now.Sub(measured) > stale {
-		o.Binds, o.When, o.Why = BoundUnknown, seen.Now, "what online pods use is not measured; nothing is lent until it is"
-		return o
-	}
-	risen := seen.Machine
+	o := Offer{At: seen.Now, Curve: empty(), Online: empty(), Peak: empty(), When: seen.Now}
+	machine := seen.Machine.Max(Room{})
+	days := seen.Past.Days()
+	online := foreseen(seen, allow, machine, days)
+	trust := trusted(seen)
+	risen := func(ahead time.Duration) Room { return machine }
 	if !seen.Last.At.IsZero() {
-		rise := max(allow.RisePercent, 0)
-		if rise == 0 {
-			rise = 10
+		lent := seen.Last.Curve.At(seen.Now)
+		risen = func(ahead time.Duration) Room {
+			fives := max(seen.Now.Sub(seen.Last.At)+ahead, 0).Minutes() / 5
+			return lent.Add(machine.scale(min(float64(allow.RisePercent)/100*fives, 1)))
 		}
-		gone := max(seen.Now.Sub(seen.Last.At), 0)
-		more := func(all int64) int64 {
-			return int64(float64(all*rise) / 100 * min(gone.Minutes()/5, 1e4))
-		}
-		risen = seen.Last.Now.Add(Room{more(seen.Machine.CPUMilli), more(seen.Machine.MemoryMiB)})
 	}
-	o.Terms.Risen = risen
-	quantile := allow.Quantile
-	if quantile <= 0 || quantile >= 1 {
-		quantile = 0.95
-	}
-	memory := int64(seen.Past.most(seen.Now) * memoryMargin)
 	for k := range Steps {
 		begin := o.Curve.Begin(k)
-		cpu, mem := share(allow, begin, begin.Add(Step))
-		online := Room{int64(seen.Past.foresee(seen.Now, k, quantile)), memory}
-		if o.Terms.Days < 1 {
-			online = online.Max(seen.Requests)
+		share, window := allow.share(begin, begin.Add(Step))
+		allowed := machine.percent(share)
+		o.Online.set(k, online[k])
+		o.Peak.set(k, machine)
+		if window != "" {
+			o.Peak.set(k, allowed.Sub(online[k]).Max(Room{}))
 		}
-		o.Online.CPUMilli[k], o.Online.MemoryMiB[k] = online.CPUMilli, online.MemoryMiB
-		room := Room{seen.Machine.CPUMilli * cpu / 100, seen.Machine.MemoryMiB * mem / 100}.Sub(online).Sub(seen.Unmeasured).Min(risen).Max(Room{})
-		o.Curve.CPUMilli[k], o.Curve.MemoryMiB[k] = room.CPUMilli, room.MemoryMiB
+		room := allowed.Sub(online[k]).Sub(seen.Unmeasured.Max(Room{})).Max(Room{}).scale(trust)
+		room = room.Min(risen(max(begin.Sub(seen.Now), 0)))
+		if room.CPUMilli < max(allow.MinimumMilli, 1) {
+			room = Room{}
+		}
+		o.Curve.set(k, room)
 	}
-	run := allow.RunTime
-	if run <= 0 {
-		run = time.Hour
+	o.Now = o.Curve.Least(seen.Now, seen.Now.Add(allow.RunTime))
+
+	// The step that binds is the first of the least.
+	k := max(o.Curve.Index(seen.Now), 0)
+	for o.Curve.CPUMilli[k] > o.Now.CPUMilli {
+		k++
 	}
-	o.Now = o.Curve.Least(seen.Now, seen.Now.Add(run))
+	if begin := o.Curve.Begin(k); begin.After(seen.Now) {
+		o.When = begin
+	}
+	share, window := allow.share(o.Curve.Begin(k), o.Curve.Begin(k+1))
+	o.Terms = Terms{
+		Machine: machine, Percent: share.CPUMilli, Allowed: machine.percent(share), Online: online[k],
+		Unmeasured: seen.Unmeasured.Max(Room{}), Risen: risen(max(o.Curve.Begin(k).Sub(seen.Now), 0)), Days: days,
+	}
+	o.explain(seen, allow, trust, window)
 	return o
 }
 
-// share is the least of what may be used of CPU and memory from from until to.
-func share(p Policy, from, to time.Time) (cpu, memory int64) {
-	cpu, memory = p.CPUPercent, p.MemoryPercent
-	for _, w := range p.Windows {
-		if w.From.Before(to) && from.Before(w.To) {
-			cpu, memory = min(cpu, w.CPUPercent), min(memory, w.MemoryPercent)
+// explain says what binds, in a sentence.
+func (o *Offer) explain(seen Observation, allow Policy, trust float64, window string) {
+	t := o.Terms
+	left := max(t.Allowed.Sub(t.Online).Sub(t.Unmeasured).CPUMilli, 0)
+	clock := "now"
+	if o.When.After(seen.Now) {
+		clock = "at " + o.When.Format("15:04")
+	}
+	sum := fmt.Sprintf("%d %% of %s, less %s that online pods and the system are foreseen to use %s", t.Percent, cores(t.Machine.CPUMilli), cores(t.Online.CPUMilli), clock)
+	if t.Unmeasured.CPUMilli > 0 {
+		sum += fmt.Sprintf(", less %s for pods that are not measured", cores(t.Unmeasured.CPUMilli))
+	}
+	switch {
+	case trust == 0:
+		o.Binds, o.Why = BoundUnknown, "nothing is lent: what online pods use is not measured"
+	case trust < 1:
+		o.Binds = BoundUnknown
+		o.Why = fmt.Sprintf("%s are lent: what online pods use was last measured %s ago, and less is lent until it is again", cores(o.Now.CPUMilli), seen.Now.Sub(seen.Past.Measured()).Round(time.Second))
+	case o.Now.CPUMilli == 0 && left > 0 && left < allow.MinimumMilli:
+		o.Binds = BoundMinimum
+		o.Why = fmt.Sprintf("nothing is lent: %s leaves less than the %s that are worth lending", sum, cores(allow.MinimumMilli))
+	case t.Risen.CPUMilli < left:
+		o.Binds = BoundRise
+		o.Why = fmt.Sprintf("%s are lent, for capacity rises by at most %d %% of the machine in five minutes; later it will be %s: %s", cores(o.Now.CPUMilli), allow.RisePercent, cores(left), sum)
+	case t.Days < 1:
+		o.Binds = BoundUnknown
+		o.Why = fmt.Sprintf("%s are lent: %s; less than a day is known, so that they count as what they ask for", cores(o.Now.CPUMilli), sum)
+	case window != "":
+		o.Binds = BoundWindow
+		o.Why = fmt.Sprintf("%s are lent: in the window %s %s", cores(o.Now.CPUMilli), window, sum)
+	case t.Online.Add(t.Unmeasured).CPUMilli > 0:
+		o.Binds = BoundOnline
+		o.Why = fmt.Sprintf("%s are lent: %s", cores(o.Now.CPUMilli), sum)
+	default:
+		o.Binds = BoundThreshold
+		o.Why = fmt.Sprintf("%s are lent: %s", cores(o.Now.CPUMilli), sum)
+	}
+}
+
+// foreseen is the highest use of online pods and system in each step.
+func foreseen(seen Observation, allow Policy, machine Room, days int64) (online [Steps]Room) {
+	memory, cpu := math.NaN(), &[Steps]float64{}
+	if seen.Past != nil {
+		memory = seen.Past.most(seen.Now) * memoryMargin
+		cpu = seen.Past.outlook(seen.Now, allow.Quantile)
+	}
+	for k := range online {
+		online[k] = Room{whole(cpu[k], machine.CPUMilli), whole(memory, machine.MemoryMiB)}
+		if days < 1 {
+			online[k] = online[k].Max(seen.Requests)
 		}
 	}
-	return min(max(cpu, 0), 100), min(max(memory, 0), 100)
+	return online
 }
+
+// whole is v rounded up; what is not known is all there is.
+func whole(v float64, all int64) int64 {
+	if !(v >= 0 && v < 1e15) {
+		return all
+	}
+	return int64(math.Ceil(v))
+}
+
+// trusted is how far the newest measurement counts: 1 to 0 as it grows old.
+func trusted(seen Observation) float64 {
+	measured := seen.Past.Measured()
+	if measured.IsZero() {
+		return 0
+	}
+	return min(max(float64(stale-seen.Now.Sub(measured))/float64(stale-fresh), 0), 1)
+}
+
+// sane is the policy with its defaults and within its bounds.
+func (p Policy) sane() Policy {
+	bound := func(percent int64) int64 { return min(max(percent, 0), 100) }
+	p.CPUPercent, p.MemoryPercent = bound(p.CPUPercent), bound(p.MemoryPercent)
+	if !(p.Quantile > 0 && p.Quantile < 1) {
+		p.Quantile = 0.95
+	}
+	if p.RunTime <= 0 {
+		p.RunTime = time.Hour
+	}
+	if p.RisePercent <= 0 {
+		p.RisePercent = 10
+	}
+	return p
+}
+
+// share is the least percentage of CPU and memory that may be used from from until
+// to, and the window that makes it so.
+func (p Policy) share(from, to time.Time) (least Room, window string) {
+	least = Room{p.CPUPercent, p.MemoryPercent}
+	for _, w := range p.Windows {
+		if !w.From.Before(to) || !from.Before(w.To) {
+			continue
+		}
+		in := Room{max(w.CPUPercent, 0), max(w.MemoryPercent, 0)}
+		if in.CPUMilli < least.CPUMilli || in.MemoryMiB < least.MemoryMiB {
+			window = w.Name
+			if window == "" {
+				window = "without a name"
+			}
+		}
+		least = least.Min(in)
+	}
+	return least, window
+}
+
+// percent is so many percent of r, kind by kind.
+func (r Room) percent(p Room) Room {
+	return Room{r.CPUMilli * p.CPUMilli / 100, r.MemoryMiB * p.MemoryMiB / 100}
+}
+
+// scale is r times a share of 0 to 1.
+func (r Room) scale(share float64) Room {
+	return Room{int64(share * float64(r.CPUMilli)), int64(share * float64(r.MemoryMiB))}
+}
+
+func (c Curve) set(i int, r Room) { c.CPUMilli[i], c.MemoryMiB[i] = r.CPUMilli, r.MemoryMiB }

@@ -1,7 +1,6 @@
 package colocate
 
 import (
-	"cmp"
 	"math"
 	"slices"
 	"time"
@@ -14,6 +13,8 @@ type History struct {
 	Start               time.Time
 	Step                time.Duration // at most [Step]
 	CPUMilli, MemoryMiB []float64
+	// Location is the zone in which days begin; nil means UTC.
+	Location *time.Location
 }
 
 // memory is how many days a Past remembers.
@@ -22,23 +23,23 @@ const memory = 15
 // A Past is what is known of the use of one machine: the highest of each quarter
 // of an hour, fifteen days back. It is not safe for concurrent use.
 type Past struct {
-	origin  int64        // the quarter of peak[·][0] since 1970
-	peak    [2][]float32 // CPU in milli, memory in MiB; NaN is not known
-	last    [2]float64   // the newest value known
-	at      time.Time    // when that was measured
-	ordered []sample     // scratch
+	zone   *time.Location
+	origin int64        // the quarter of peak[·][0] since 1970
+	peak   [2][]float32 // CPU in milli, memory in MiB; NaN is not known
+	at     time.Time    // when CPU was last measured
+	seen   view
+	habit  habit
+	all    []sample // scratch
 }
 
-type sample struct{ value, weight float64 }
-
 // Learn reads a history. It never fails: what makes no sense is not known.
-func Learn(u History) *Past {
-	p := &Past{}
-	if u.Step <= 0 || u.Step > Step {
+func Learn(h History) *Past {
+	p := &Past{zone: h.Location}
+	if h.Step <= 0 || h.Step > Step {
 		return p
 	}
-	for i := range max(len(u.CPUMilli), len(u.MemoryMiB)) {
-		p.Observe(u.Start.Add(time.Duration(i)*u.Step), at(u.CPUMilli, i), at(u.MemoryMiB, i))
+	for i := range max(len(h.CPUMilli), len(h.MemoryMiB)) {
+		p.Observe(h.Start.Add(time.Duration(i)*h.Step), at(h.CPUMilli, i), at(h.MemoryMiB, i))
 	}
 	return p
 }
@@ -55,7 +56,7 @@ func at(v []float64, i int) float64 {
 func (p *Past) Observe(t time.Time, cpuMilli, memoryMiB float64) {
 	q := quarter(t)
 	if len(p.peak[0]) == 0 || q >= p.origin+int64(len(p.peak[0]))+memory*Steps {
-		*p = Past{origin: q}
+		*p = Past{origin: q, zone: p.zone}
 	}
 	i := int(q - p.origin)
 	if i < len(p.peak[0])-1 || i < 0 {
@@ -69,7 +70,6 @@ func (p *Past) Observe(t time.Time, cpuMilli, memoryMiB float64) {
 			if have := p.peak[kind][i]; !(float64(have) >= v) {
 				p.peak[kind][i] = float32(v)
 			}
-			p.last[kind] = v
 			if kind == 0 {
 				p.at = t
 			}
@@ -108,62 +108,6 @@ func (p *Past) Days() int64 {
 		}
 	}
 	return known / Steps
-}
-
-// level is the highest use of the quarter of an hour of now and of the one before.
-func (p *Past) level(kind, i int) float64 {
-	v := math.NaN()
-	for _, j := range []int{i, i - 1} {
-		if j >= 0 && j < len(p.peak[kind]) {
-			if w := float64(p.peak[kind][j]); !(v >= w) && w == w {
-				v = w
-			}
-		}
-	}
-	return v
-}
-
-// foresee returns the quantile of the highest CPU use k steps from now; NaN if
-// nothing is known.
-func (p *Past) foresee(now time.Time, k int, quantile float64) float64 {
-	i := int(quarter(now) - p.origin)
-	x := p.level(0, i)
-	all := p.ordered[:0]
-	if k == 0 {
-		return x
-	}
-	for d := 1; d <= memory; d++ {
-		for o := -1; o <= 1; o++ {
-			c := i - d*Steps + o
-			if c < 0 || c+k >= i || c+k >= len(p.peak[0]) {
-				continue
-			}
-			y, xc := float64(p.peak[0][c+k]), p.level(0, c)
-			if y != y {
-				continue
-			}
-			if xc == xc && x == x && x > xc {
-				y += (x - xc) * math.Exp(-float64(k)/8)
-			}
-			all = append(all, sample{y, math.Pow(0.97, float64(d))})
-		}
-	}
-	p.ordered = all
-	if len(all) == 0 {
-		return math.NaN()
-	}
-	slices.SortFunc(all, func(a, b sample) int { return cmp.Compare(a.value, b.value) })
-	total := 0.0
-	for _, s := range all {
-		total += s.weight
-	}
-	sum := 0.0
-	for _, s := range all {
-		if sum += s.weight; sum >= quantile*total {
-			return s.value
-		}
-	}
-	return all[len(all)-1].value
 }
 
 // most is the highest memory of the last day; NaN if nothing is known.
