@@ -21,12 +21,17 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: up
-up: build ## Build and start the local cluster, its day and its page (ARGS="…" are passed on)
+up: build $(if $(findstring --join-host,$(ARGS)),node) ## Build and start the local cluster, its day and its page (ARGS="…" are passed on)
 	@exec bin/neap up $(ARGS)
 
 .PHONY: build
 build: deps ui ## Build bin/neap, the control plane and the scheduler
 	@hack/build.sh
+
+.PHONY: node
+node: ## Build and install what `neap up --join-host` needs besides
+	@hack/deps.sh node
+	@hack/build.sh node
 
 .PHONY: deps
 deps:

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Build neap's programs into bin/.
 #
-# Two of them, neap-cluster and neap-scheduler, link Kubernetes: from nothing
+# Some of them, neap-cluster, neap-scheduler and neap-kubelet, link Kubernetes: from nothing
 # that compiles about two thousand packages and takes some ten minutes on two
 # cores. They are built only when something below them has changed; the others
 # are left to go, which is quick to see that nothing has.
@@ -9,7 +9,9 @@
 # This says what is being built and for how long: one line that moves on a
 # terminal, a plain line every half minute elsewhere.
 #
-#   hack/build.sh [-f]      -f: link everything again
+#   hack/build.sh [-f] [node]     -f: link everything again
+#                                 node: the kubelet as well, and what pods of a
+#                                 real node are held by (neap up --join-host)
 set -eu
 cd "$(dirname "$0")/.."
 export CGO_ENABLED=0 GOFLAGS="${GOFLAGS--buildvcs=false}"
@@ -56,29 +58,54 @@ elapsed() {
 	printf '%d:%02d' $((s / 60)) $((s % 60))
 }
 
+force='' node=''
+for arg; do
+	case $arg in
+	-f) force=yes ;;
+	node) node=yes ;;
+	*)
+		echo "hack/build.sh: unknown argument $arg; give -f or node" >&2
+		exit 2
+		;;
+	esac
+done
+
 mkdir -p bin
 if [ -d cmd/neap-controller ]; then ours="./cmd/neap ./cmd/neap-controller ./cmd/neap-bridge ./cmd/neap-agent"; else ours=./cmd/neap; fi
 
 # 1. The programs with Kubernetes in them. What decides them: the compiler, the
 # pins, this script, and our sources below them.
+version=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
+minor=${version#v*.}
+is=k8s.io/component-base/version
+# Without -X the API server calls itself v0.0.0-master.
+kubernetes="-s -w -X $is.gitVersion=$version -X $is.gitMajor=1 -X $is.gitMinor=${minor%%.*} -X $is.gitCommit=unknown -X $is.gitTreeState=clean"
+
 stamp=bin/.kubernetes
 now=$(
 	go version
 	find go.mod go.sum hack/build.sh cmd/neap-cluster cmd/neap-scheduler api core kube/convert kube/gpubook kube/scheduler \
 		local/allinone local/clusterdir local/process -type f ! -name '*_test.go' ! -name '*.md' -exec cksum {} + | sort
 )
-if [ "${1:-}" = -f ] || [ ! -x bin/neap-cluster ] || [ ! -x bin/neap-scheduler ] || [ ! -f $stamp ] || [ "$(cat $stamp)" != "$now" ]; then
-	version=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
-	minor=${version#v*.}
-	is=k8s.io/component-base/version
+if [ -n "$force" ] || [ ! -x bin/neap-cluster ] || [ ! -x bin/neap-scheduler ] || [ ! -f $stamp ] || [ "$(cat $stamp)" != "$now" ]; then
 	echo "building neap-cluster and neap-scheduler with Kubernetes $version: some ten minutes on two cores the first time, seconds after that" >&2
-	# Without -X the API server calls itself v0.0.0-master.
-	compile "neap-cluster and neap-scheduler" \
-		"-s -w -X $is.gitVersion=$version -X $is.gitMajor=1 -X $is.gitMinor=${minor%%.*} -X $is.gitCommit=unknown -X $is.gitTreeState=clean" \
-		./cmd/neap-cluster ./cmd/neap-scheduler
+	compile "neap-cluster and neap-scheduler" "$kubernetes" ./cmd/neap-cluster ./cmd/neap-scheduler
 	printf '%s\n' "$now" >$stamp
+fi
+if [ -n "$node" ]; then
+	stamp=bin/.kubelet
+	now=$(
+		go version
+		find go.mod go.sum hack/build.sh cmd/neap-kubelet local/process -type f ! -name '*_test.go' -exec cksum {} + | sort
+	)
+	if [ -n "$force" ] || [ ! -x bin/neap-kubelet ] || [ ! -f $stamp ] || [ "$(cat $stamp)" != "$now" ]; then
+		echo "building neap-kubelet with Kubernetes $version: some minutes on two cores the first time, seconds after that" >&2
+		compile neap-kubelet "$kubernetes" ./cmd/neap-kubelet
+		printf '%s\n' "$now" >$stamp
+	fi
 fi
 
 # 2. The rest.
+[ -z "$node" ] || ours="$ours ./cmd/neap-pause"
 # shellcheck disable=SC2086 # names without spaces
 compile neap "-s -w" $ours

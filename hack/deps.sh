@@ -4,8 +4,11 @@
 # exactly what is missing and ends with 1.
 #
 #   hack/deps.sh build    Go and Node with npm
-#   hack/deps.sh test     the same, a C compiler for the race detector, git,
-#                         a Chromium and fonts for the browser's tests
+#   hack/deps.sh node     the same, and what `neap up --join-host` runs: containerd,
+#                         runc, ctr and the CNI plugins
+#   hack/deps.sh test     all of that, a C compiler for the race detector, git,
+#                         a Chromium and fonts for the browser's tests; what a node
+#                         runs only as root, for without it there is no node to test
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -38,6 +41,14 @@ if ! command -v node >/dev/null 2>&1 || ! command -v npm >/dev/null 2>&1; then
 	need node nodejs
 	need npm npm
 fi
+if [ "$want" = node ] || { [ "$want" = test ] && [ "$(id -u)" = 0 ] && [ "$(uname -s)" = Linux ]; }; then
+	need containerd containerd
+	need ctr containerd
+	need runc runc
+	if [ ! -e /usr/lib/cni/ptp ] && [ ! -e /opt/cni/bin/ptp ] && [ ! -e /usr/libexec/cni/ptp ]; then
+		missing="$missing CNI-plugins" packages="$packages containernetworking-plugins"
+	fi
+fi
 if [ "$want" = test ]; then
 	need git git
 	need gcc "gcc libc6-dev"
@@ -56,8 +67,14 @@ fi
 if [ -n "$packages" ]; then
 	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
 		echo "installing$packages"
-		log=$(mktemp)
-		trap 'rm -f "$log"' EXIT
+		log=$(mktemp) policy=''
+		trap 'rm -f "$log" $policy' EXIT
+		# Packages are installed for their programs: no service begins.
+		if [ ! -e /usr/sbin/policy-rc.d ]; then
+			policy=/usr/sbin/policy-rc.d
+			printf '#!/bin/sh\nexit 101\n' >$policy
+			chmod +x $policy
+		fi
 		export DEBIAN_FRONTEND=noninteractive
 		# shellcheck disable=SC2086 # a list of package names
 		if ! { apt-get update && apt-get install -y --no-install-recommends $packages; } >"$log" 2>&1 </dev/null; then

@@ -53,7 +53,9 @@ if [ -f ui/package.json ]; then
 fi
 
 phase "binaries"
-check "binaries build" hack/build.sh || finish
+node=node
+[ "$(uname -s)" = Linux ] || node=''
+check "binaries build" hack/build.sh $node || finish
 
 phase "lint"
 hack/lint.sh --tally "$tally"
