@@ -3,7 +3,8 @@
 //
 // [Open] gives the machine's [Tree], whichever version its hierarchies have: a
 // [Knob] means the same on both, and [Tree.Get] and [Tree.Set] find the file and
-// its unit.
+// its unit. [NewFake] gives a machine in memory that obeys the kernel's rules:
+// the same cases run on both.
 //
 // # The kernel's rules
 //
@@ -29,20 +30,34 @@
 // # Idle beside a kubelet
 //
 // The kubelet with the cgroupfs driver writes the weight of its best-effort group
-// at start and every minute. On an idle group that write fails with EINVAL: at
-// start the kubelet exits, later it skips the other groups by the order of a map.
-// So the Ledger holds a read lease (fcntl F_SETLEASE) on the weight's file for as
-// long as the group is idle: the kernel stops whoever opens it for writing, tells
-// the holder, which ends idle and lets go, and only then does the kubelet's open
-// return. Lease before idle, idle off before the lease goes: no descriptor that
-// can write the weight ever meets an idle group. When the kubelet has written (and
-// on v1 read back), lease and idle return; the gap is some milliseconds a minute.
-// A holder that hangs delays the kubelet by at most fs.lease-break-time (45 s); a
-// holder that dies leaves idle behind: whoever watches over it must run [Restore].
+// at start and every minute, and on V1 reads it back. On an idle group the write
+// fails with EINVAL: at start the kubelet exits, later it skips the other groups
+// by the order of a map. So the Ledger holds a write lease (fcntl F_SETLEASE) on
+// the weight's file for as long as the group is idle. The kernel stops whoever
+// opens the file and tells the holder, which ends idle, writes the weight that
+// ending it reset, and lets the lease go; only then does the other's open return.
+// It finds the file as it left it, writes, reads back, and never learns of idle.
+// Some milliseconds after, when nobody has the file open, lease and idle return.
+//
+//	idle ⇒ the lease stands ⇒ nobody else has the weight open
+//
+// The kernel holds the second implication, the order of our writes the first: no
+// pace of machine, kubelet or holder comes into it. Readers are held up alike,
+// for as long as it takes this process to run.
+//
+// A holder that hangs delays others by fs.lease-break-time (45 s) at most. A
+// holder that is killed leaves the group idle without a lease: whoever watches
+// over it runs [Restore] within seconds, and a kubelet's unit may do the same
+// before it starts (ExecStartPre). Kernels from 7.0 on give no leases on cgroup
+// files: there Idle is [ErrAbsent] below the cgroupfs driver, and a weight of 2
+// with a quota is what is left.
 //
 // Groups of systemd (*.slice) get no lease, for systemd is PID 1 and must not be
-// held up: it ends idle itself before it writes a weight, and the Ledger puts it
-// back when inotify tells.
+// held up: it ends idle itself before it writes a weight, so its write does not
+// fail, and the Ledger puts idle back when inotify tells.
+//
+// A group's weight must not be read with [Tree.Get] while a ledger of the same
+// process holds it idle, unless that can wait.
 //
 // What is not here: when to be idle and how large a quota is (core/colocate), and
 // Kubernetes objects; [Layout] knows only how the kubelet names its groups.

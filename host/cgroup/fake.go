@@ -31,7 +31,6 @@ type Fake struct {
 	absent   map[string]bool // names of files that this kernel lacks
 	locks    map[string]bool
 	leases   []*fakeLease
-	writing  map[string]int // files that somebody else has open for writing
 	watches  []*fakeWatch
 }
 
@@ -45,7 +44,7 @@ type fakeGroup struct {
 // NewFake returns a machine whose hierarchies have that version: all of V2, or
 // those of V1 with a v2 hierarchy beside.
 func NewFake(v Version) *Fake {
-	f := &Fake{version: v, absent: map[string]bool{}, locks: map[string]bool{}, writing: map[string]int{}}
+	f := &Fake{version: v, absent: map[string]bool{}, locks: map[string]bool{}}
 	f.freed = sync.NewCond(&f.mu)
 	f.Reboot()
 	return f
@@ -151,20 +150,18 @@ func (f *Fake) Write(g Group, file, text string) error {
 	for f.leased(name) {
 		f.freed.Wait()
 	}
-	f.writing[name]++
-	err := f.set(name, text)
-	f.writing[name]--
-	f.tell(name, closedWriter)
-	return err
+	return f.set(name, text)
 }
 
-// Read reads a group's file as another process does.
+// Read reads a group's file as another process does, and waits as Write does.
 func (f *Fake) Read(g Group, file string) (string, error) {
 	name := f.name(g, file)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	for f.leased(name) {
+		f.freed.Wait()
+	}
 	text, err := f.get(name)
-	f.tell(name, closedReader)
 	return strings.TrimSpace(text), err
 }
 
@@ -176,18 +173,18 @@ func (f *Fake) leased(name string) bool {
 			found = true
 			if !l.asked {
 				l.asked = true
-				f.tell("", 0)
+				f.tell("")
 			}
 		}
 	}
 	return found
 }
 
-func (f *Fake) tell(name string, o op) {
+func (f *Fake) tell(name string) {
 	for _, w := range f.watches {
-		if closing, ok := w.names[name]; name == "" || (ok && (closing || o == modified)) {
+		if name == "" || w.names[name] {
 			select {
-			case w.heard <- event{name, o}:
+			case w.heard <- event{name}:
 			default: // as inotify, whose queue overflows
 			}
 		}
@@ -279,7 +276,7 @@ func (f *Fake) set(name, text string) error {
 	if err != nil {
 		return &os.PathError{Op: "write", Path: name, Err: err}
 	}
-	f.tell(name, modified)
+	f.tell(name)
 	return nil
 }
 
@@ -486,9 +483,7 @@ func (f *Fake) write(name, text string) error {
 	if slices.ContainsFunc(f.leases, func(l *fakeLease) bool { return l.name == name && l.held }) {
 		return &os.PathError{Op: "open", Path: name, Err: syscall.EDEADLK} // the machine would wait for ourselves
 	}
-	err := f.set(name, text)
-	f.tell(name, closedWriter)
-	return err
+	return f.set(name, text)
 }
 
 func (f *Fake) mkdir(name string) error {
@@ -637,9 +632,6 @@ func (f *Fake) lease(name string) (lease, error) {
 func (l *fakeLease) take() error {
 	l.f.mu.Lock()
 	defer l.f.mu.Unlock()
-	if l.f.writing[l.name] > 0 {
-		return syscall.EAGAIN
-	}
 	l.held, l.asked = true, false
 	return nil
 }
@@ -658,6 +650,14 @@ func (l *fakeLease) give() error {
 	return nil
 }
 
+func (l *fakeLease) read() (string, error) { return l.f.read(l.name) }
+
+func (l *fakeLease) write(text string) error {
+	l.f.mu.Lock()
+	defer l.f.mu.Unlock()
+	return l.f.set(l.name, text)
+}
+
 func (l *fakeLease) close() error {
 	l.give()
 	l.f.mu.Lock()
@@ -670,7 +670,7 @@ func (l *fakeLease) close() error {
 type fakeWatch struct {
 	f     *Fake
 	heard chan event
-	names map[string]bool // true: of closings too
+	names map[string]bool
 }
 
 func (f *Fake) watch() (watch, error) {
@@ -683,10 +683,10 @@ func (f *Fake) watch() (watch, error) {
 
 func (w *fakeWatch) events() <-chan event { return w.heard }
 
-func (w *fakeWatch) add(name string, closing bool) error {
+func (w *fakeWatch) add(name string) error {
 	w.f.mu.Lock()
 	defer w.f.mu.Unlock()
-	w.names[name] = w.names[name] || closing
+	w.names[name] = true
 	return nil
 }
 

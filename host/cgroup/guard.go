@@ -8,56 +8,47 @@ import (
 	"time"
 )
 
-// A guard keeps a group idle without ever letting a writer of its weight meet an
-// idle group. Its invariant: the group is idle only while the lease on the weight
-// stands, and the lease stands only while nobody has the weight open for writing.
+// A guard keeps a group idle without ever letting anybody else meet that in the
+// weight's file. Its invariant: the group is idle only while the lease on the
+// weight stands, and the lease stands only while nobody else has the file open.
 type guard struct {
 	group  Group
 	name   string // of the weight's file
 	lease  lease
-	idle   bool // the lease is ours and the group is idle
+	idle   bool   // the lease is ours and the group is idle
+	weight string // what the file held when the lease was taken last
 	since  time.Time
-	wrote  time.Time // when a writer closed the weight since; zero: none did
-	read   bool      // it was read after that
-	helped bool      // nobody wrote, so we did
+	pause  time.Duration // from the last yield to the next try
 }
 
-// The times of a yield.
+// The time from letting somebody in to the next try. It doubles up to the longest
+// while others come as soon as the guard is back, so that they make progress on a
+// machine that is slow to run them.
 const (
-	settle  = 10 * time.Millisecond // after the last that a writer did
-	unheard = 50 * time.Millisecond // who opened and did not write by now will not soon
-	patient = 2 * time.Second       // for a writer on V1 to read back what it wrote
+	shortest = 5 * time.Millisecond
+	longest  = 320 * time.Millisecond
 )
 
-// A lease is a read lease on a file.
+// A lease is a write lease on a file that is held open.
 type lease interface {
-	take() error  // EAGAIN while somebody has the file open for writing
-	broken() bool // somebody waits to open it for writing
+	take() error  // EAGAIN while somebody else has the file open
+	broken() bool // somebody waits to open it
 	give() error
-	close() error
+	read() (string, error) // the file, past the lease
+	write(text string) error
+	close() error // gives the lease too
 }
 
 // A watch hears of files.
 type watch interface {
 	events() <-chan event
-	add(name string, closing bool) error // closing: also when somebody closes it
+	add(name string) error
 	remove(name string)
 	close() error
 }
 
-// An event is something that happened to a file; with no op, a lease may be asked back.
-type event struct {
-	name string
-	op   op
-}
-
-type op int
-
-const (
-	modified op = 1 + iota
-	closedWriter
-	closedReader
-)
+// An event is a write to a file; without a name, a lease may be asked back.
+type event struct{ name string }
 
 // managed tells whether systemd writes the group's knobs.
 func managed(g Group) bool { return strings.HasSuffix(string(g), ".slice") }
@@ -75,85 +66,88 @@ func (l *Ledger) guard(at Group) error {
 	if err != nil {
 		return l.tree.missing("lease", at, name, err)
 	}
-	g := &guard{group: at, name: name, lease: lease, since: time.Now()}
+	g := &guard{group: at, name: name, lease: lease, since: time.Now(), pause: shortest}
 	switch err := g.engage(l.tree); {
-	case errors.Is(err, syscall.EAGAIN): // the kubelet is writing: it comes in some milliseconds
-	case errors.Is(err, syscall.EINVAL), errors.Is(err, syscall.ENOLCK), errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
+	case errors.Is(err, syscall.EAGAIN): // somebody has it open: the ledger's goroutine goes on trying
+	case errors.Is(err, errNoLease):
 		lease.close()
-		return fmt.Errorf("idle of %s: %w: leases on %s, without which a kubelet's write would fail: %w", at, ErrAbsent, name, err)
+		return fmt.Errorf("idle of %s: %w", at, err)
 	case err != nil:
 		lease.close()
 		return err
 	}
-	if err := l.watch.add(name, true); err != nil {
-		l.tree.Set(at, Idle, 0)
-		lease.close()
-		return fmt.Errorf("idle of %s: watch %s: %w", at, name, err)
-	}
 	if idle, err := l.tree.file(at, Idle); err == nil {
-		l.watch.add(idle, false)
+		l.watch.add(idle)
 	}
 	l.guards[at] = g
+	l.poke()
 	return nil
 }
+
+// errNoLease says that the group is better not idle here.
+var errNoLease = fmt.Errorf("%w: leases on cgroup files, without which a kubelet's write to an idle group would fail", ErrAbsent)
 
 // engage takes the lease, then makes the group idle.
 func (g *guard) engage(t *Tree) error {
-	if err := g.lease.take(); err != nil {
+	switch err := g.lease.take(); {
+	case errors.Is(err, syscall.EAGAIN):
 		return err
+	case err != nil:
+		return fmt.Errorf("%w (%w)", errNoLease, err)
 	}
-	if err := t.Set(g.group, Idle, 1); err != nil {
+	weight, err := g.lease.read()
+	if err == nil {
+		err = t.Set(g.group, Idle, 1)
+	}
+	if err != nil {
 		g.lease.give()
 		return err
 	}
-	g.idle = true
+	g.idle, g.weight, g.since = true, weight, time.Now()
 	return nil
 }
 
-// step does what is due: let a writer in, or be idle again when it is done.
-func (g *guard) step(l *Ledger, now time.Time) {
-	if g.idle && g.lease.broken() {
-		// Not idle before the lease goes: only then does the writer's open return.
-		if err := l.tree.Set(g.group, Idle, 0); err != nil && !errors.Is(err, ErrGone) {
-			return // the kernel holds the writer; the next step tries again
-		}
-		g.lease.give()
-		g.idle, g.since, g.wrote, g.read, g.helped = false, now, time.Time{}, false, false
-	}
+// yield ends idle, writes the weight that ending it reset, and only then lets the
+// lease go: who opens the file finds it as it was before.
+func (g *guard) yield(l *Ledger) error {
 	if g.idle {
-		return
+		if err := l.tree.Set(g.group, Idle, 0); err != nil {
+			return err // still idle: the kernel holds who waits, and we try again
+		}
+		weight := g.weight
+		if w, ok := l.want[place{g.group, Weight}]; ok {
+			if text, err := l.tree.format(g.group, Weight, w.Value); err == nil {
+				weight = text
+			}
+		}
+		if err := g.lease.write(weight); err != nil {
+			return err
+		}
+		g.idle = false
 	}
-	if g.wrote.IsZero() && !g.helped && now.Sub(g.since) > unheard {
-		// It opened the file and wrote nothing: the weight must not stay the kernel's default.
-		l.weigh(g.group)
-		g.helped = true
-	}
-	switch {
-	case g.wrote.IsZero() && now.Sub(g.since) < 2*unheard,
-		!g.wrote.IsZero() && now.Sub(g.wrote) < settle,
-		!g.wrote.IsZero() && l.tree.version == V1 && !g.read && now.Sub(g.wrote) < patient:
-		return
-	}
-	g.engage(l.tree) // a writer that came meanwhile: the next step tries again
+	return g.lease.give()
 }
 
-// heard notes what a writer did.
-func (g *guard) heard(e event) {
-	if g.idle || e.name != g.name {
-		return
-	}
-	switch e.op {
-	case closedWriter:
-		g.wrote, g.read = time.Now(), false
-	case closedReader:
-		g.read = true
+// step does what is due: let somebody in, or be idle again.
+func (g *guard) step(l *Ledger) {
+	switch since := time.Since(g.since); {
+	case g.idle && g.lease.broken():
+		if g.yield(l) == nil {
+			if since > g.pause {
+				g.pause = shortest
+			} else {
+				g.pause = min(2*g.pause, longest)
+			}
+			g.since = time.Now()
+		}
+	case !g.idle && since >= g.pause:
+		if g.engage(l.tree) != nil {
+			g.since = time.Now()
+		}
 	}
 }
 
-// busy tells whether a knob of the group is the guard's to write just now.
-func (g *guard) busy(k Knob) bool { return g != nil && k == Idle && !g.idle }
-
-// yielding tells whether some guard waits for a writer to finish.
+// yielding tells whether some guard waits for its next try.
 func (l *Ledger) yielding() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -165,32 +159,29 @@ func (l *Ledger) yielding() bool {
 	return false
 }
 
-// weigh writes the weight that a group without idle has: the one wanted, or the
-// one found.
-func (l *Ledger) weigh(at Group) error {
-	if w, ok := l.want[place{at, Weight}]; ok {
-		return l.tree.Set(at, Weight, w.Value)
-	}
-	return l.found.write(l.tree, place{at, Weight})
-}
-
-// unguard ends idle and gives the weight back. The lease goes in between, for it
-// would stop our own write as well.
+// unguard ends idle and gives the weight back.
 func (l *Ledger) unguard(at Group) error {
-	err := l.tree.Set(at, Idle, 0)
-	if g := l.guards[at]; g != nil {
-		if err != nil && !errors.Is(err, ErrGone) {
-			return err // still idle: the lease must stay
-		}
-		l.watch.remove(g.name)
-		g.lease.close()
-		delete(l.guards, at)
-	}
-	if err == nil {
-		err = l.weigh(at)
-	}
-	if errors.Is(err, ErrGone) {
+	g := l.guards[at]
+	if g == nil {
 		return nil
 	}
-	return err
+	if err := g.yield(l); err != nil && !errors.Is(err, ErrGone) && !errors.Is(err, syscall.ENODEV) {
+		return err
+	}
+	l.found.learn(place{at, Weight}, g.weight)
+	g.lease.close()
+	delete(l.guards, at)
+	return nil
+}
+
+// Holds tells whether the group is idle now. It is not in the milliseconds in
+// which somebody else has its weight open, nor when the ledger was not told to
+// make it so.
+func (l *Ledger) Holds(at Group) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if g := l.guards[at]; g != nil {
+		return g.idle
+	}
+	return l.want[place{at, Idle}].Value == 1
 }

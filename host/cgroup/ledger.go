@@ -51,6 +51,7 @@ type Ledger struct {
 	unlock  func()
 	watch   watch
 	stop    chan struct{}
+	poked   chan struct{} // there is a guard that waits for its next try
 	stopped sync.WaitGroup
 
 	mu      sync.Mutex
@@ -90,7 +91,7 @@ func OpenLedger(t *Tree, o Options) (*Ledger, error) {
 		}
 		return nil, t.missing("own", o.Scope, path.Join(t.dir("cpu", o.Scope), "."), err)
 	}
-	l := &Ledger{tree: t, options: o, unlock: unlock, stop: make(chan struct{}),
+	l := &Ledger{tree: t, options: o, unlock: unlock, stop: make(chan struct{}), poked: make(chan struct{}, 1),
 		want: map[place]Want{}, guards: map[Group]*guard{}, foreign: map[place]int64{}}
 	if l.found, err = load(o.Dir, t.files.boot()); err == nil {
 		err = l.found.restore(t, "/")
@@ -182,8 +183,11 @@ func (l *Ledger) plan(wants []Want) []step {
 		if w.Knob == "" {
 			continue
 		}
-		now, err := l.tree.Get(w.Group, w.Knob)
-		grow := err == nil && now != Unlimited && (w.Value == Unlimited || w.Value > now)
+		grow := false
+		if w.Knob == Quota || w.Knob == Burst {
+			now, err := l.tree.Get(w.Group, w.Knob)
+			grow = err == nil && now != Unlimited && (w.Value == Unlimited || w.Value > now)
+		}
 		steps = append(steps, step{w, grow})
 	}
 	rank := func(s step) int {
@@ -219,7 +223,7 @@ func (l *Ledger) apply(w Want) error {
 	switch {
 	case w.Knob == Idle && w.Value == 1 && !managed(w.Group):
 		return l.guard(w.Group)
-	case w.Knob == Idle && w.Value == 0:
+	case w.Knob == Idle && l.guards[w.Group] != nil:
 		return l.unguard(w.Group)
 	case w.Knob == Weight && l.want[place{w.Group, Idle}].Value == 1:
 		return nil
@@ -239,7 +243,7 @@ func (l *Ledger) write(w Want) error {
 		return fmt.Errorf("set %s of %s to %d: it reads back as %d", w.Knob, w.Group, w.Value, got)
 	}
 	if name, err := l.tree.file(w.Group, w.Knob); err == nil {
-		l.watch.add(name, false)
+		l.watch.add(name)
 	}
 	return nil
 }
@@ -376,18 +380,27 @@ func (l *Ledger) serve() {
 	for {
 		var soon <-chan time.Time
 		if l.yielding() {
-			soon = time.After(5 * time.Millisecond)
+			soon = time.After(shortest)
 		}
 		select {
 		case <-l.stop:
 			return
 		case e := <-l.watch.events():
 			l.heard(e)
+		case <-l.poked:
 		case <-soon:
 			l.heard(event{})
 		case <-every.C:
 			l.sweep()
 		}
+	}
+}
+
+// poke makes serve look whether some guard waits.
+func (l *Ledger) poke() {
+	select {
+	case l.poked <- struct{}{}:
+	default:
 	}
 }
 
@@ -399,10 +412,9 @@ func (l *Ledger) heard(e event) {
 		return
 	}
 	for _, g := range l.guards {
-		g.heard(e)
-		g.step(l, time.Now())
+		g.step(l)
 	}
-	if e.op != modified {
+	if e.name == "" {
 		return
 	}
 	for p := range l.want {
@@ -420,7 +432,7 @@ func (l *Ledger) sweep() {
 		return
 	}
 	for _, g := range l.guards {
-		g.step(l, time.Now())
+		g.step(l)
 	}
 	places := make([]place, 0, len(l.want))
 	for p := range l.want {
@@ -435,7 +447,8 @@ func (l *Ledger) sweep() {
 // check undoes what somebody else wrote.
 func (l *Ledger) check(p place) {
 	w, ok := l.want[p]
-	if !ok || l.guards[p.group].busy(p.knob) || (p.knob == Weight && l.want[place{p.group, Idle}].Value == 1) {
+	g := l.guards[p.group]
+	if !ok || (g != nil && (p.knob == Weight || p.knob == Idle && !g.idle)) || (p.knob == Weight && l.want[place{p.group, Idle}].Value == 1) {
 		return
 	}
 	got, err := l.tree.Get(p.group, p.knob)

@@ -115,6 +115,13 @@ func (r *record) forget(g Group) {
 	r.Kept = slices.DeleteFunc(r.Kept, func(f found) bool { return f.Group.Within(g) })
 }
 
+// learn notes what a place held later, before we wrote it again.
+func (r *record) learn(p place, text string) {
+	if i := r.index(p); i >= 0 && text != "" {
+		r.Kept[i].Text = strings.TrimSpace(text)
+	}
+}
+
 // write writes what a place held when it was found.
 func (r *record) write(t *Tree, p place) error {
 	i := r.index(p)

@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"encoding/binary"
+	"errors"
 	"os"
 	"os/signal"
 	"sync"
@@ -13,29 +14,43 @@ func (m *machine) boot() string { return bootID() }
 
 // lease opens a file to take leases on it.
 func (m *machine) lease(name string) (lease, error) {
-	fd, err := unix.Open(m.root+name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(m.root+name, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: m.root + name, Err: err}
 	}
 	return &fileLease{fd}, nil
 }
 
-// A fileLease is the kernel's lease on an open file. When somebody opens the file
-// for writing, the kernel holds them, and sends SIGIO to this process.
+// A fileLease is the kernel's lease on an open file. When somebody else opens it,
+// the kernel holds them, and sends SIGIO to this process.
 type fileLease struct{ fd int }
 
 func (l *fileLease) take() error {
-	_, err := unix.FcntlInt(uintptr(l.fd), unix.F_SETLEASE, unix.F_RDLCK)
+	_, err := unix.FcntlInt(uintptr(l.fd), unix.F_SETLEASE, unix.F_WRLCK)
 	return err
 }
 
 func (l *fileLease) broken() bool {
 	kind, err := unix.FcntlInt(uintptr(l.fd), unix.F_GETLEASE, 0)
-	return err != nil || kind != unix.F_RDLCK
+	return err != nil || kind != unix.F_WRLCK
 }
 
 func (l *fileLease) give() error {
 	_, err := unix.FcntlInt(uintptr(l.fd), unix.F_SETLEASE, unix.F_UNLCK)
+	if errors.Is(err, unix.EAGAIN) { // the kernel took it: it waits no longer than fs.lease-break-time
+		return nil
+	}
+	return err
+}
+
+func (l *fileLease) read() (string, error) {
+	var buf [64]byte
+	n, err := unix.Pread(l.fd, buf[:], 0)
+	return string(buf[:max(n, 0)]), err
+}
+
+func (l *fileLease) write(text string) error {
+	_, err := unix.Pwrite(l.fd, []byte(text), 0)
 	return err
 }
 
@@ -113,29 +128,20 @@ func (w *inotify) listen() {
 			if name == "" {
 				continue
 			}
-			switch {
-			case mask&unix.IN_MODIFY != 0:
-				w.tell(event{name, modified})
-			case mask&unix.IN_CLOSE_WRITE != 0:
-				w.tell(event{name, closedWriter})
-			case mask&unix.IN_CLOSE_NOWRITE != 0:
-				w.tell(event{name, closedReader})
+			if mask&unix.IN_MODIFY != 0 {
+				w.tell(event{name})
 			}
 		}
 	}
 }
 
-func (w *inotify) add(name string, closing bool) error {
+func (w *inotify) add(name string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if _, ok := w.ids[name]; ok && !closing {
+	if _, ok := w.ids[name]; ok {
 		return nil
 	}
-	mask := uint32(unix.IN_MODIFY)
-	if closing {
-		mask |= unix.IN_CLOSE_WRITE | unix.IN_CLOSE_NOWRITE
-	}
-	id, err := unix.InotifyAddWatch(int(w.fd()), w.root+name, mask)
+	id, err := unix.InotifyAddWatch(int(w.fd()), w.root+name, unix.IN_MODIFY)
 	if err != nil {
 		return os.NewSyscallError("inotify_add_watch", err)
 	}
