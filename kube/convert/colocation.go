@@ -22,8 +22,11 @@ import (
 	"github.com/neap-dev/neap/core/workload"
 )
 
-// Batch reports whether pod is of the batch class. All other pods are online.
-func Batch(pod *corev1.Pod) bool { return pod.Labels[v1alpha1.LabelClass] == v1alpha1.ClassBatch }
+// Batch reports whether pod is of the batch class. All other pods are online, and
+// so are those that every machine has, whatever their label.
+func Batch(pod *corev1.Pod) bool {
+	return pod.Labels[v1alpha1.LabelClass] == v1alpha1.ClassBatch && !daemon(pod)
+}
 
 // BatchNames are the resources that nodes of a policy offer to batch pods: CPU
 // and memory in turn.
@@ -125,7 +128,8 @@ func BatchSays(pod *corev1.Pod) (BatchWord, error) {
 }
 
 // BatchTask returns the task that a batch pod is. Its run time is what it says,
-// else what was learnt of its owner, else usual; learnt may be nil.
+// else what was learnt of its owner, else usual; learnt may be nil. It started when
+// it was bound; one of which nobody has told yet that it is bound has not started.
 func BatchTask(pod *corev1.Pod, owner workload.Key, learnt map[workload.Key]time.Duration, usual time.Duration) colocate.Task {
 	said, _ := BatchSays(pod)
 	t := colocate.Task{
@@ -134,7 +138,9 @@ func BatchTask(pod *corev1.Pod, owner workload.Key, learnt map[workload.Key]time
 		RunTime: cmp.Or(said.RunTime, learnt[owner], usual),
 		Saved:   said.Saved,
 	}
-	t.Started, _ = Bound(pod)
+	if at, ok := Bound(pod); ok && (pod.Status.StartTime != nil || at.After(pod.CreationTimestamp.Time)) {
+		t.Started = at
+	}
 	return t
 }
 
@@ -176,6 +182,7 @@ type BatchCapacity struct {
 // [colocate.Terms].
 type BatchTerms struct {
 	Machine    int64 `json:"machine"`
+	Percent    int64 `json:"percent"`
 	Allowed    int64 `json:"allowed"`
 	Online     int64 `json:"online"`
 	Unmeasured int64 `json:"unmeasured"`
@@ -209,7 +216,7 @@ func NewBatchCapacity(policy string, o colocate.Offer) BatchCapacity {
 		Start: o.Curve.Start.UTC(), Step: Span(o.Curve.Step),
 		CPUMilli: o.Curve.CPUMilli, MemoryMiB: o.Curve.MemoryMiB, OnlineMilli: o.Online.CPUMilli,
 		Terms: BatchTerms{
-			Machine: o.Terms.Machine.CPUMilli, Allowed: o.Terms.Allowed.CPUMilli, Online: o.Terms.Online.CPUMilli,
+			Machine: o.Terms.Machine.CPUMilli, Percent: o.Terms.Percent, Allowed: o.Terms.Allowed.CPUMilli, Online: o.Terms.Online.CPUMilli,
 			Unmeasured: o.Terms.Unmeasured.CPUMilli, Risen: o.Terms.Risen.CPUMilli, Days: o.Terms.Days,
 		},
 		Binds: string(o.Binds), Why: o.Why,
