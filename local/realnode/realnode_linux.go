@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,7 +28,6 @@ import (
 const (
 	runDir   = "/run/neap-node"
 	stateDir = "/var/lib/neap-node"
-	lockFile = "/run/neap-node.lock"
 	group    = "neap-node"
 	link     = "neap-node0"
 
@@ -35,6 +35,11 @@ const (
 	CgroupRoot = "/" + group
 	// KubeletDir is the kubelet's folder.
 	KubeletDir = stateDir + "/kubelet"
+
+	// lock is a name that one process of the machine can have; no file.
+	lock = "@neap-node"
+	// devicePlugins is where every kubelet has its socket, wherever its folder is.
+	devicePlugins = "/var/lib/kubelet/device-plugins"
 
 	socket     = runDir + "/containerd.sock"
 	pauseImage = "localhost/neap-pause:local"
@@ -50,7 +55,7 @@ type Node struct {
 	Name string
 
 	o          Options
-	lock       *os.File
+	held       net.Listener
 	relay      *relay
 	cri        *cri
 	client     kubernetes.Interface
@@ -74,17 +79,17 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	lock, err := acquire()
+	held, err := acquire()
 	if err != nil {
 		return nil, err
 	}
 	if err := sweep(); err != nil {
-		lock.Close()
+		held.Close()
 		return nil, err
 	}
 
 	// 2. From here on there is something to take away.
-	n := &Node{Name: o.Name, o: o, lock: lock}
+	n := &Node{Name: o.Name, o: o, held: held}
 	if err := n.start(ctx, programs); err != nil {
 		return nil, errors.Join(err, n.Stop(context.WithoutCancel(ctx)))
 	}
@@ -110,16 +115,16 @@ func (n *Node) start(ctx context.Context, programs programs) error {
 	if err := makeGroups(); err != nil {
 		return err
 	}
-	net, err := makeNetwork()
+	network, err := makeNetwork()
 	if err != nil {
 		return err
 	}
-	if n.relay, err = serve(net, n.o.Cluster.URL); err != nil {
+	if n.relay, err = serve(network, n.o.Cluster.URL); err != nil {
 		return err
 	}
 
 	began := time.Now()
-	if n.containerd, err = n.startContainerd(programs, net); err != nil {
+	if n.containerd, err = n.startContainerd(programs, network); err != nil {
 		return err
 	}
 	if n.cri, err = dial(ctx, n.containerd); err != nil {
@@ -131,7 +136,7 @@ func (n *Node) start(ctx context.Context, programs programs) error {
 	}
 
 	began = time.Now()
-	if n.kubelet, err = n.startKubelet(programs, net); err != nil {
+	if n.kubelet, err = n.startKubelet(programs, network); err != nil {
 		return err
 	}
 	if err := n.awaitReady(ctx); err != nil {
@@ -179,7 +184,7 @@ func (n *Node) KubeletPID() (pid, restarts int) { return n.kubelet.now() }
 // Stop ends every pod and takes away all that Start made. When ctx ends pods are no
 // longer asked, but killed.
 func (n *Node) Stop(ctx context.Context) error {
-	if n.lock == nil {
+	if n.held == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, stopPatience)
@@ -205,8 +210,8 @@ func (n *Node) Stop(ctx context.Context) error {
 		n.relay.close()
 	}
 	errs = append(errs, sweep())
-	errs = append(errs, n.lock.Close())
-	n.lock = nil
+	errs = append(errs, n.held.Close())
+	n.held = nil
 	return errors.Join(errs...)
 }
 
@@ -233,6 +238,12 @@ type programs struct{ containerd, runc, plugins, kubelet, pause string }
 
 // packages are Debian's, which have what a node needs.
 const packages = "containerd runc containernetworking-plugins"
+
+// Check says what is missing for this machine to be made a node, nil if nothing is.
+func Check(binDir string) error {
+	_, err := look(binDir)
+	return err
+}
 
 // look finds what a node runs, or says all that is missing.
 func look(binDir string) (programs, error) {
@@ -270,22 +281,25 @@ func look(binDir string) (programs, error) {
 	return p, nil
 }
 
-// acquire makes sure that this machine is one node.
-func acquire() (*os.File, error) {
-	f, err := os.OpenFile(lockFile, os.O_CREATE|os.O_RDWR, 0o600)
+// acquire makes sure that this machine is one node, and no other kubelet's. What it
+// holds goes with the process that holds it.
+func acquire() (net.Listener, error) {
+	held, err := net.Listen("unix", lock)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("this machine is a node already, of a cluster that `neap up --join-host` runs: stop that one first: %w", ErrInUse)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("make this machine a node: %w", err)
 	}
-	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		f.Close()
-		return nil, fmt.Errorf("this machine is already a node of a cluster that `neap up --join-host` runs; stop that one first: %w", ErrInUse)
+	if _, err := os.Stat(recordFile); err == nil {
+		return held, nil // what answers below was ours, and is swept
 	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("make this machine a node: lock %s: %w", lockFile, err)
+	if c, err := net.Dial("unix", devicePlugins+"/kubelet.sock"); err == nil {
+		c.Close()
+		held.Close()
+		return nil, fmt.Errorf("this machine is a node already: a kubelet answers at %s/kubelet.sock, and a machine has one: %w", devicePlugins, ErrInUse)
 	}
-	return f, nil
+	return held, nil
 }
 
 // A kept is a program that is started again when it ends, as systemd would.
@@ -364,7 +378,7 @@ func (k *kept) stop(ctx context.Context) {
 	_ = k.running.Stop(ctx) // killed is ended as well
 }
 
-func (n *Node) startContainerd(p programs, net network) (*kept, error) {
+func (n *Node) startContainerd(p programs, on network) (*kept, error) {
 	snapshotter := "overlayfs"
 	if overlaid(stateDir) {
 		snapshotter = "native" // an overlay does not lie on another
@@ -376,7 +390,7 @@ func (n *Node) startContainerd(p programs, net network) (*kept, error) {
 	if err := os.MkdirAll(cniDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the node's folder: %w", err)
 	}
-	if err := clusterdir.WriteFile(cniDir+"/10-neap.conflist", net.cni()); err != nil {
+	if err := clusterdir.WriteFile(cniDir+"/10-neap.conflist", on.cni()); err != nil {
 		return nil, err
 	}
 	return keep("containerd", func() (*process.Process, error) {
@@ -418,10 +432,11 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
       runtime_type = "io.containerd.runc.v2"
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
         BinaryName = %q
+        Root = "` + runDir + `/runc"
         SystemdCgroup = false
 `
 
-func (n *Node) startKubelet(p programs, net network) (*kept, error) {
+func (n *Node) startKubelet(p programs, on network) (*kept, error) {
 	dir := n.o.Cluster.Dir
 	kubeconfig, err := n.kubeconfig()
 	if err != nil {
@@ -447,7 +462,7 @@ func (n *Node) startKubelet(p programs, net network) (*kept, error) {
 				"--root-dir=" + KubeletDir,
 				"--cert-dir=" + KubeletDir + "/pki",
 				"--hostname-override=" + n.Name,
-				"--node-ip=" + net.node.String(),
+				"--node-ip=" + on.node.String(),
 				"--port=" + strconv.Itoa(port),
 				"--node-labels=" + LabelReal + "=true",
 				"--register-with-taints=" + LabelReal + "=true:NoSchedule",

@@ -21,5 +21,8 @@ func (*Node) Stop(context.Context) error { return nil }
 // Failed never gets anything.
 func (*Node) Failed() <-chan error { return nil }
 
+// Check says that this is not Linux.
+func Check(string) error { return errLinux }
+
 // Sweep does nothing.
 func Sweep() error { return nil }

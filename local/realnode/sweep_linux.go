@@ -28,6 +28,13 @@ var tunables = []string{
 // A record is what a sweep cannot know from what it finds.
 type record struct {
 	Tunables map[string]string `json:"tunables"` // as they were before
+	Absent   []string          `json:"absent"`   // of elsewhere, what was not there
+}
+
+// elsewhere are the folders that containerd, the CNI plugins and the kubelet use
+// whatever they are told.
+var elsewhere = []string{
+	"/run/containerd", "/run/containerd/s", "/var/lib/cni", "/var/lib/kubelet", "/var/lib/kubelet/device-plugins", "/var/log/containers",
 }
 
 const recordFile = runDir + "/record.json"
@@ -38,6 +45,11 @@ func remember() error {
 	for _, t := range tunables {
 		if b, err := os.ReadFile("/proc/sys/" + t); err == nil {
 			r.Tunables[t] = strings.TrimSpace(string(b))
+		}
+	}
+	for _, dir := range elsewhere {
+		if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+			r.Absent = append(r.Absent, dir)
 		}
 	}
 	b, err := json.Marshal(r)
@@ -79,6 +91,11 @@ func sweep() error {
 				errs = append(errs, fmt.Errorf("set back /proc/sys/%s: %w", t, err))
 			}
 		}
+		for _, dir := range slices.Backward(elsewhere) {
+			if slices.Contains(r.Absent, dir) {
+				errs = append(errs, removeEmptied(dir))
+			}
+		}
 	}
 	if errors.Join(errs...) == nil { // else a later sweep needs the record
 		errs = append(errs, os.RemoveAll(stateDir), os.RemoveAll(runDir))
@@ -109,9 +126,6 @@ func removeShimSockets() error {
 			}
 		}
 	}
-	// Made by us, or by another containerd that has something in them.
-	_ = os.Remove("/run/containerd/s")
-	_ = os.Remove("/run/containerd")
 	return errors.Join(errs...)
 }
 
@@ -132,8 +146,31 @@ func removeLogLinks() error {
 			errs = append(errs, os.Remove(path))
 		}
 	}
-	_ = os.Remove(dir) // not empty: somebody else's
 	return errors.Join(errs...)
+}
+
+// removeEmptied removes a folder that was not there before, unless somebody else has
+// put something into it since: what our programs leave in it are folders without
+// files, and the kubelet's socket.
+func removeEmptied(dir string) error {
+	if dir == devicePlugins {
+		_ = os.Remove(dir + "/kubelet.sock")
+		_ = os.Remove(dir + "/DEPRECATION")
+	}
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			_ = os.Remove(filepath.Join(dir, e.Name()))
+		}
+	}
+	_ = os.Remove(dir)
+	return nil
 }
 
 func below(path string, dirs ...string) bool {

@@ -13,16 +13,70 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/neap-dev/neap/local/controlplane"
 	"github.com/neap-dev/neap/local/controlplane/clustertest"
+	"github.com/neap-dev/neap/local/process"
 	"github.com/neap-dev/neap/local/realnode"
 )
+
+// TestMain lets the test's own program be what runs in pods, and what is killed.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 {
+		if role := roles[os.Args[1]]; role != nil {
+			if err := role(os.Args[2:]); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Exit(0)
+		}
+	}
+	os.Exit(m.Run())
+}
+
+var roles = map[string]func(args []string) error{
+	"wait": func([]string) error { select {} },
+	"join": joinAndWait,
+}
+
+// program is an image of this test's own program.
+func program(t *testing.T, n *realnode.Node) realnode.Image {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	image := realnode.Image{Name: "localhost/neap-test:local", Program: self}
+	if err := n.Import(t.Context(), image); err != nil {
+		t.Fatal(err)
+	}
+	return image
+}
+
+// joinAndWait makes this machine a node of a new cluster in a folder, says so, and
+// waits to be killed.
+func joinAndWait(args []string) error {
+	bin, err := controlplane.FindBin()
+	if err != nil {
+		return err
+	}
+	c, err := controlplane.Start(context.Background(), controlplane.Options{Dir: args[0], BinDir: bin})
+	if err != nil {
+		return err
+	}
+	if _, err := realnode.Start(context.Background(), realnode.Options{Cluster: c, BinDir: bin}); err != nil {
+		return err
+	}
+	fmt.Println("joined")
+	select {}
+}
 
 // join makes this machine a node of a cluster of the test's own, and undoes it.
 func join(t *testing.T) (*controlplane.Cluster, *realnode.Node, kubernetes.Interface) {
 	t.Helper()
-	clustertest.Need(t)
+	need(t)
 	bin, err := controlplane.FindBin()
 	if err != nil {
 		t.Fatal(err)
@@ -31,19 +85,8 @@ func join(t *testing.T) (*controlplane.Cluster, *realnode.Node, kubernetes.Inter
 	if _, err := c.StartScheduler(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	var n *realnode.Node
-	for {
-		n, err = realnode.Start(t.Context(), realnode.Options{Cluster: c, BinDir: bin, Log: t.Logf})
-		if !errors.Is(err, realnode.ErrInUse) {
-			break
-		}
-		time.Sleep(time.Second) // somebody else's; the test's own deadline ends this
-	}
-	if errors.Is(err, realnode.ErrMissing) || os.Geteuid() != 0 {
-		if os.Getenv("CI") == "" {
-			t.Skip(err)
-		}
-	}
+	before := settings(t)
+	n, err := realnode.Start(t.Context(), realnode.Options{Cluster: c, BinDir: bin, Log: t.Logf})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, tail(c.Dir.Log("kubelet")))
 	}
@@ -59,8 +102,29 @@ func join(t *testing.T) (*controlplane.Cluster, *realnode.Node, kubernetes.Inter
 		for _, what := range remains() {
 			t.Errorf("the node left %s", what)
 		}
+		if after := settings(t); after != before {
+			t.Errorf("the machine was\n%s\nand is\n%s", before, after)
+		}
 	})
 	return c, n, clustertest.Client(t, c)
+}
+
+// need skips the test where this machine cannot be a node, and waits while it is one
+// already. In CI what is missing is a failure.
+func need(t *testing.T) {
+	t.Helper()
+	clustertest.Need(t)
+	bin, err := controlplane.FindBin()
+	if err == nil {
+		err = realnode.Check(bin)
+	}
+	if err != nil && os.Getenv("CI") == "" {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	clustertest.Eventually(t, "this machine to be free", realnode.Sweep)
 }
 
 // tail returns the end of a log.
@@ -130,19 +194,103 @@ func running(t *testing.T, client kubernetes.Interface, ns, name string) *corev1
 func TestAPodRunsOnThisMachine(t *testing.T) {
 	c, n, client := join(t)
 	ns := clustertest.Namespace(t, c)
-	bin, err := controlplane.FindBin()
-	if err != nil {
-		t.Fatal(err)
-	}
-	image := realnode.Image{Name: "localhost/neap-try:local", Program: filepath.Join(bin, "neap-pause")}
-	if err := n.Import(t.Context(), image); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := client.CoreV1().Pods(ns).Create(t.Context(), real("try", image), metav1.CreateOptions{}); err != nil {
+	image := program(t, n)
+	if _, err := client.CoreV1().Pods(ns).Create(t.Context(), real("try", image, "wait"), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	pod := running(t, client, ns, "try")
 	if pod.Status.PodIP == "" || pod.Spec.NodeName != n.Name {
 		t.Errorf("the pod has the address %q on %q, want one on %s", pod.Status.PodIP, pod.Spec.NodeName, n.Name)
 	}
+	// A second one is refused, and disturbs nothing.
+	bin, err := controlplane.FindBin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := realnode.Start(t.Context(), realnode.Options{Cluster: c, BinDir: bin}); !errors.Is(err, realnode.ErrInUse) {
+		t.Errorf("a second node on one machine: %v", err)
+	}
+	if err := realnode.Sweep(); !errors.Is(err, realnode.ErrInUse) {
+		t.Errorf("a sweep beside a node that runs: %v", err)
+	}
+}
+
+func TestANodeThatWasKilledIsSweptAway(t *testing.T) {
+	need(t)
+	before := settings(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	said := make(chan string, 16)
+	p, err := process.Start(process.Options{
+		Path: self, Args: []string{"join", dir}, LogFile: filepath.Join(dir, "join.log"), Line: func(line string) { said <- line },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		p.Kill()
+		if err := realnode.Sweep(); err != nil {
+			t.Error(err)
+		}
+	})
+	select {
+	case <-said:
+	case <-p.Done():
+		t.Fatalf("it did not join: %v\n%s", p.Err(), tail(filepath.Join(dir, "join.log")))
+	case <-time.After(clustertest.Patience):
+		t.Fatal("it did not join in time")
+	}
+	client, err := kubernetes.NewForConfig(admin(t, dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := real("try", realnode.Image{Name: "localhost/neap-pause:local"})
+	pod.Spec.NodeName = realnode.DefaultName // there is no scheduler
+	clustertest.Eventually(t, "a pod to be made", func() error {
+		_, err := client.CoreV1().Pods("default").Create(t.Context(), pod, metav1.CreateOptions{})
+		return err
+	})
+	running(t, client, "default", "try")
+
+	p.Kill() // kill -9
+	if len(remains()) == 0 {
+		t.Error("nothing is left of a node that was killed: this test does not test")
+	}
+	clustertest.Eventually(t, "the sweep", realnode.Sweep)
+	for _, what := range remains() {
+		t.Errorf("the sweep left %s", what)
+	}
+	if after := settings(t); after != before {
+		t.Errorf("the machine was\n%s\nand is\n%s", before, after)
+	}
+}
+
+// settings are what the kubelet changes of its machine.
+func settings(t *testing.T) string {
+	t.Helper()
+	var all strings.Builder
+	for _, name := range []string{"vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops", "net/ipv4/ip_forward"} {
+		b, err := os.ReadFile("/proc/sys/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&all, "%s %s", name, b)
+	}
+	for _, dir := range []string{"/run/containerd", "/var/lib/cni", "/var/lib/kubelet", "/var/log/containers"} {
+		_, err := os.Stat(dir)
+		fmt.Fprintf(&all, "%s %v\n", dir, err == nil)
+	}
+	return all.String()
+}
+
+func admin(t *testing.T, dir string) *rest.Config {
+	t.Helper()
+	cfg, err := clientcmd.BuildConfigFromFlags("", filepath.Join(dir, "kubeconfig"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
 }
