@@ -43,6 +43,7 @@ import (
 	"github.com/neap-dev/neap/core/resource"
 	"github.com/neap-dev/neap/core/workload"
 	"github.com/neap-dev/neap/kube/controller/biller"
+	"github.com/neap-dev/neap/kube/controller/colocator"
 	"github.com/neap-dev/neap/kube/controller/gpustatus"
 	"github.com/neap-dev/neap/kube/controller/headroom"
 	"github.com/neap-dev/neap/kube/controller/leaver"
@@ -81,6 +82,14 @@ type Options struct {
 	// EvacuateGPUs is the mode of the RepackPlans that are made for sick GPUs; ""
 	// makes none.
 	EvacuateGPUs v1alpha1.RepackMode
+	// Colocated is called after each minute's decisions on batch; nil is not called.
+	// WriteMetrics of Controller.Colocator then has them.
+	Colocated func(at time.Time)
+	// BatchLasts and BatchApart are Lasts and Apart of colocator.Options.
+	BatchLasts, BatchApart time.Duration
+	// AgentNamespace is where the agents of nodes keep their Leases; "" means
+	// neap-system.
+	AgentNamespace string
 	// Currency and Grace are those of biller.Options.
 	Currency string
 	Grace    time.Duration
@@ -105,6 +114,8 @@ type Controller struct {
 	Scaler *scaler.Scaler
 	// GPUs knows what runs on the GPUs and how good that is; nil before Run.
 	GPUs *gpustatus.Status
+	// Colocator decides what batch may have of machines; nil before Run.
+	Colocator *colocator.Colocator
 
 	o      Options
 	log    *slog.Logger
@@ -189,6 +200,9 @@ func (c *Controller) Run(ctx context.Context) error {
 		return fmt.Errorf("controller: %w", err)
 	}
 	if err := c.surveying(mgr); err != nil {
+		return fmt.Errorf("controller: %w", err)
+	}
+	if err := c.colocating(mgr); err != nil {
 		return fmt.Errorf("controller: %w", err)
 	}
 	room := headroom.New(headroom.Options{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Log: c.o.Log})
@@ -308,6 +322,33 @@ func (c *Controller) surveying(mgr ctrl.Manager) (err error) {
 			return nil
 		}
 		return c.GPUs.Run(ctx)
+	}))
+}
+
+// colocating sets up the colocator.
+func (c *Controller) colocating(mgr ctrl.Manager) (err error) {
+	c.Colocator, err = colocator.New(colocator.Options{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Clock: c.o.Clock, Observed: c.o.Times == biller.Observed,
+		Metrics: c.o.Metrics, Ledger: c.o.Ledger, Memory: c.o.Store, AgentNamespace: c.o.AgentNamespace,
+		Lasts: c.o.BatchLasts, Apart: c.o.BatchApart, Decided: c.o.Colocated, Log: c.o.Log,
+		Prices: func() *machine.PriceBook {
+			book, _ := c.Biller.Book() // what has no price is told in the pools' own statuses
+			return book
+		},
+	})
+	if err != nil {
+		return err
+	}
+	return mgr.Add(leaderRunnable(func(ctx context.Context) error {
+		if figures := c.Colocator.Collector(); ctrlmetrics.Registry.Register(figures) == nil { // of several in one process (tests) the first is shown
+			defer ctrlmetrics.Registry.Unregister(figures)
+		}
+		select { // pods must be known before anything is decided on them
+		case <-c.synced:
+		case <-ctx.Done():
+			return nil
+		}
+		return c.Colocator.Run(ctx)
 	}))
 }
 
@@ -545,8 +586,8 @@ func (c *Controller) watch(ctx context.Context, informers cache.Cache, allowed a
 		{&v1alpha1.Module{}, handler(b.Module, func(m *v1alpha1.Module) { b.ModuleGone(m.Namespace, m.Name) })},
 	}
 	owner := handler(
-		func(m *metav1.PartialObjectMetadata) { b.Owner(m) },
-		func(m *metav1.PartialObjectMetadata) { b.OwnerGone(m.UID) })
+		func(m *metav1.PartialObjectMetadata) { b.Owner(m); c.Colocator.Owner(m) },
+		func(m *metav1.PartialObjectMetadata) { b.OwnerGone(m.UID); c.Colocator.OwnerGone(m.UID) })
 	if allowed.replicaSets {
 		first = append(first, watched{owners("ReplicaSet"), owner})
 	}
@@ -568,8 +609,8 @@ func (c *Controller) watch(ctx context.Context, informers cache.Cache, allowed a
 			},
 		}}},
 		{{&corev1.Pod{}, handler(
-			func(p *corev1.Pod) { b.Pod(p); c.Scaler.Pod(p) },
-			func(p *corev1.Pod) { b.PodGone(p); c.Scaler.PodGone(p) },
+			func(p *corev1.Pod) { b.Pod(p); c.Scaler.Pod(p); c.Colocator.Pod(p) },
+			func(p *corev1.Pod) { b.PodGone(p); c.Scaler.PodGone(p); c.Colocator.PodGone(p) },
 		)}},
 		{{&v1alpha1.ElasticPolicy{}, toolscache.ResourceEventHandlerFuncs{
 			AddFunc: func(obj any) { c.Scaler.Policy(obj.(*v1alpha1.ElasticPolicy)) },
@@ -579,6 +620,14 @@ func (c *Controller) watch(ctx context.Context, informers cache.Cache, allowed a
 					c.Scaler.Policy(is)
 				}
 			},
+		}}, {&v1alpha1.ColocationPolicy{}, toolscache.ResourceEventHandlerFuncs{
+			AddFunc: func(any) { c.Colocator.Wake() },
+			UpdateFunc: func(before, obj any) {
+				if before.(*v1alpha1.ColocationPolicy).Generation != obj.(*v1alpha1.ColocationPolicy).Generation {
+					c.Colocator.Wake()
+				}
+			},
+			DeleteFunc: func(any) { c.Colocator.Wake() },
 		}}},
 	}
 	for _, step := range steps {

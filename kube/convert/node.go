@@ -82,7 +82,13 @@ func TrimNode(node *corev1.Node) {
 	if node.Annotations = nil; len(kept) > 0 {
 		node.Annotations = kept
 	}
+	var conditions []corev1.NodeCondition
+	for _, c := range node.Status.Conditions {
+		if c.Type == v1alpha1.NodeConditionColocation {
+			conditions = append(conditions, c)
+		}
+	}
 	node.Status = corev1.NodeStatus{
-		Capacity: node.Status.Capacity, Allocatable: node.Status.Allocatable,
+		Capacity: node.Status.Capacity, Allocatable: node.Status.Allocatable, Conditions: conditions,
 	}
 }
