@@ -31,6 +31,7 @@ var commands = []func() *cobra.Command{
 	newBillCommand,
 	newUpCommand,
 	newElasticCommand,
+	newColocateCommand,
 	newGPUCommand,
 	newTimetableCommand,
 	newReplayCommand,
