@@ -17,7 +17,9 @@ const (
 	likeHours = 24   // quarters that are compared
 	unlike    = 3    // how fast worth falls as the hours before differ
 	keeps     = 16   // quarters in which what is above or below its like time comes closer to it
-	sparse    = 5    // of the quarters at any time, every so many
+	sparse    = 7    // of the quarters at any time, every so many
+
+	fadingSparse = 0.9978 // fading over sparse quarters
 )
 
 // around is the worth of a quarter so many beside the same time of the day.
@@ -73,9 +75,8 @@ func (p *Past) outlook(now time.Time, quantile float64) *[Steps]float64 {
 // known than that its level is x, sorted.
 func (p *Past) look(i, k int, x float64) []sample {
 	all := p.all[:0]
-	small := 0.02*p.mean() + 1
+	small := p.small()
 	inertia := math.Exp(-float64(k) / keeps)
-	weekend := p.weekend(i + k)
 	add := func(c int, like, any float64) {
 		if c < 0 || c+k >= i {
 			return
@@ -85,32 +86,47 @@ func (p *Past) look(i, k int, x float64) []sample {
 			return
 		}
 		if x == x && then == then {
-			l := math.Log((x + small) / (then + small))
-			near := math.Exp(-l * l / (2 * sameLevel * sameLevel))
+			l := apart(x, then, small) / sameLevel
+			near := 1 / (1 + l*l)
 			like *= max(near, anyLevel)
-			any *= near
+			any *= near * near
 			y += inertia * (carry(x, then, y, small) - y)
 		}
 		all = append(all, sample{y, like, any})
 	}
-	fade := 1.0
-	for d := 1; d*Steps <= i+len(around); d++ {
-		fade *= fading
-		worth := fade
-		if p.weekend(i+k-d*Steps) != weekend {
+	weekend := p.weekend(i + k)
+	for d, worth := range p.days(i) {
+		c := i - (d+1)*Steps
+		if p.weekend(c+k) != weekend {
 			worth *= otherKind
 		}
-		worth *= p.alike(i, i-d*Steps)
 		for o := 1 - len(around); o < len(around); o++ {
-			add(i-d*Steps+o, worth*around[max(o, -o)], 0)
+			add(c+o, worth*around[max(o, -o)], 0)
 		}
 	}
+	fade := 1.0
 	for c := i - k - 1; c >= 0; c -= sparse {
-		add(c, 0, math.Pow(fading, float64(i-c)/Steps))
+		add(c, 0, fade)
+		fade *= fadingSparse
 	}
 	slices.SortFunc(all, func(a, b sample) int { return cmp.Compare(a.use, b.use) })
 	p.all = all
 	return all
+}
+
+// days is what each day before quarter i is worth, the last first: by its age, and
+// by how much the hours before the same time of it were like those before i.
+func (p *Past) days(i int) []float64 {
+	if p.worthAt == p.origin+int64(i) && len(p.worth) > 0 {
+		return p.worth
+	}
+	p.worthAt, p.worth = p.origin+int64(i), p.worth[:0]
+	fade := 1.0
+	for then := i - Steps; then+len(around) > 0; then -= Steps {
+		fade *= fading
+		p.worth = append(p.worth, fade*p.alike(i, then))
+	}
+	return p.worth
 }
 
 // carry says what use comes of x, if y came of then.
@@ -156,8 +172,8 @@ func (p *Past) level(i int) float64 {
 	return v
 }
 
-// mean is the mean of the peaks known.
-func (p *Past) mean() float64 {
+// small is a use that is next to nothing.
+func (p *Past) small() float64 {
 	h := &p.habit
 	if h.known != len(p.peak[0]) {
 		sum, n := 0.0, 0.0
@@ -166,10 +182,13 @@ func (p *Past) mean() float64 {
 				sum, n = sum+float64(v), n+1
 			}
 		}
-		h.known, h.mean = len(p.peak[0]), sum/max(n, 1)
+		h.known, h.small = len(p.peak[0]), 0.02*sum/max(n, 1)+1
 	}
-	return h.mean
+	return h.small
 }
+
+// apart is about the logarithm of the ratio of two uses.
+func apart(v, w, small float64) float64 { return 2 * (v - w) / (v + w + 2*small) }
 
 // weekend reports whether quarter i is on a Saturday or Sunday.
 func (p *Past) weekend(i int) bool {
@@ -183,14 +202,12 @@ func (p *Past) weekend(i int) bool {
 
 // alike is how much the hours before quarter then were like those before i.
 func (p *Past) alike(i, then int) float64 {
-	small := 0.02*p.mean() + 1
 	sum, n := 0.0, 0.0
 	for b := 1; b <= likeHours && then-b >= 0; b++ {
 		if i-b >= len(p.peak[0]) {
 			continue
 		}
-		v, w := float64(p.peak[0][i-b]), float64(p.peak[0][then-b])
-		if d := math.Log((v + small) / (w + small)); d == d {
+		if d := apart(float64(p.peak[0][i-b]), float64(p.peak[0][then-b]), p.small()); d == d {
 			sum, n = sum+min(d*d, 1), n+1
 		}
 	}
@@ -202,8 +219,8 @@ func (p *Past) alike(i, then int) float64 {
 
 // A habit is how far a machine keeps to the clock.
 type habit struct {
-	known int // peaks that mean was taken of
-	mean  float64
+	known int // peaks that small was taken of
+	small float64
 	until int64 // the quarter until which rate holds
 	rate  float64
 }

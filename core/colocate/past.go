@@ -30,6 +30,9 @@ type Past struct {
 	seen   view
 	habit  habit
 	all    []sample // scratch
+
+	worth   []float64 // what the days before the quarter worthAt are worth
+	worthAt int64
 }
 
 // Learn reads a history. It never fails: what makes no sense is not known.
