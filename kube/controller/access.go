@@ -44,6 +44,8 @@ var Permissions = []Permission{
 	{Group: "neap.dev", Resource: "timetables/status", Verbs: []string{"patch"}},
 	{Group: "neap.dev", Resource: "holidaycalendars", Verbs: read},
 	{Group: "neap.dev", Resource: "repackplans", Verbs: read},
+	{Group: "neap.dev", Resource: "colocationpolicies", Verbs: read},
+	{Group: "neap.dev", Resource: "colocationpolicies/status", Verbs: []string{"patch"}, Optional: "nobody sees what batch could use"},
 	{Group: "neap.dev", Resource: "repackplans", Verbs: []string{"create", "delete"}, Optional: "no plans are made for sick GPUs"},
 	{Group: "neap.dev", Resource: "repackplans/status", Verbs: []string{"patch"}, Optional: "no RepackPlan is planned"},
 	{Group: "policy", Resource: "poddisruptionbudgets", Verbs: []string{"list"}, Optional: "no RepackPlan is planned"},
@@ -85,6 +87,16 @@ var RepackPermissions = []Permission{
 	{Group: "", Resource: "pods", Verbs: []string{"create"}, Optional: "no replacements"},
 	{Group: "", Resource: "pods/eviction", Verbs: []string{"create"}, Optional: "no pod goes"},
 	{Group: "", Resource: "services", Verbs: []string{"list"}, Optional: "no replacements"},
+}
+
+// ColocationPermissions lists what the controller needs besides for ColocationPolicies
+// in mode Auto. The chart grants it only where colocation.enabled says so, and beside
+// it to list the agents' Leases in its own namespace; without it policies show what
+// batch could use.
+var ColocationPermissions = []Permission{
+	{Group: "", Resource: "nodes", Verbs: []string{"patch"}, Optional: "no batch capacity"},
+	{Group: "", Resource: "nodes/status", Verbs: []string{"patch"}, Optional: "no batch capacity"},
+	{Group: "", Resource: "pods/eviction", Verbs: []string{"create"}, Optional: "batch is not led out before a window"},
 }
 
 var versions = map[string]string{"": "v1", "apps": "v1", "batch": "v1", "autoscaling": "v2", v1alpha1.GroupVersion.Group: v1alpha1.GroupVersion.Version}

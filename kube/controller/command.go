@@ -13,6 +13,7 @@ import (
 
 	"github.com/neap-dev/neap/api/v1alpha1"
 	"github.com/neap-dev/neap/core/bill"
+	"github.com/neap-dev/neap/kube/controller/colocator"
 	"github.com/neap-dev/neap/kube/observe"
 	"github.com/neap-dev/neap/metrics"
 	"github.com/neap-dev/neap/store"
@@ -33,6 +34,7 @@ type Flags struct {
 	HealthAddress       string
 	LeaderElect         bool
 	Namespace           string
+	AgentNamespace      string
 	LogFormat           string
 }
 
@@ -48,7 +50,9 @@ Every minute it decides how many replicas the workloads of ElasticPolicies have.
 It writes nothing in the cluster but the status of Neap's own objects and, where
 an ElasticPolicy is in mode Auto, the /scale of its target, its pods' deletion
 cost and readiness gate, and the room that it is to have; and where a RepackPlan
-is in mode Execute, replacements for the pods that it moves.
+is in mode Execute, replacements for the pods that it moves; and where a
+ColocationPolicy is in mode Auto, what its nodes lend to batch pods, of which it
+evicts those that would be in the way.
 
 It needs a directory that outlives it (--store). With --prometheus it knows what
 pods used; without, all use is estimated as what was requested.`,
@@ -86,6 +90,7 @@ pods used; without, all use is estimated as what was requested.`,
 	fs.StringVar(&f.HealthAddress, "health-address", "127.0.0.1:8081", "where /healthz and /readyz are served; empty serves none")
 	fs.BoolVar(&f.LeaderElect, "leader-elect", true, "let one of several controllers work")
 	fs.StringVar(&f.Namespace, "leader-elect-namespace", "", "namespace of the lease; default: the pod's own")
+	fs.StringVar(&f.AgentNamespace, "agent-namespace", colocator.DefaultAgentNamespace, "namespace of the Leases of neap-agent, without which a node lends nothing to batch")
 	fs.StringVar(&f.LogFormat, "log-format", "text", "text or json")
 	return cmd
 }
@@ -139,7 +144,7 @@ func (f Flags) run(ctx context.Context, log *slog.Logger, page func(*store.Store
 	}
 	if c, err = New(Options{
 		RESTConfig: cfg, Store: s, Ledger: s, Metrics: source, Currency: f.Currency, Grace: f.Grace, EvacuateGPUs: evacuate,
-		LeaderElection: f.LeaderElect, Namespace: f.Namespace,
+		LeaderElection: f.LeaderElect, Namespace: f.Namespace, AgentNamespace: f.AgentNamespace,
 		MetricsAddress: f.MetricsAddress, HealthAddress: f.HealthAddress, Log: log,
 	}); err != nil {
 		return err

@@ -184,7 +184,7 @@ func TestTheControllersRightsAreThoseTheCodeNames(t *testing.T) {
 }
 
 func TestWhatLetsRunAnythingIsGrantedOnRequest(t *testing.T) {
-	for name, needs := range map[string][]controller.Permission{"headroom": controller.HeadroomPermissions, "repack": controller.RepackPermissions} {
+	for name, needs := range map[string][]controller.Permission{"headroom": controller.HeadroomPermissions, "repack": controller.RepackPermissions, "colocation": controller.ColocationPermissions} {
 		var want []string
 		for _, p := range needs {
 			want = append(want, rules([]rbacv1.PolicyRule{{APIGroups: []string{p.Group}, Resources: []string{p.Resource}, Verbs: p.Verbs}})...)
@@ -208,7 +208,7 @@ func TestWhatLetsRunAnythingIsGrantedOnRequest(t *testing.T) {
 }
 
 func TestNoRightIsAWildcardOrASecret(t *testing.T) {
-	objs := render(t, "scheduler.enabled=true", "headroom.enabled=true", "repack.enabled=true", "bridge.enabled=true", "agent.enabled=true", "agent.claims=true")
+	objs := render(t, "scheduler.enabled=true", "headroom.enabled=true", "repack.enabled=true", "colocation.enabled=true", "bridge.enabled=true", "agent.enabled=true", "agent.claims=true")
 	check := func(name string, list []rbacv1.PolicyRule) {
 		for _, r := range rules(list) {
 			if strings.Contains(r, "*") || strings.Contains(r, "secrets") || strings.Contains(r, "configmaps") || strings.Contains(r, "escalate") || strings.Contains(r, "impersonate") {
@@ -228,7 +228,7 @@ func TestNoRightIsAWildcardOrASecret(t *testing.T) {
 		check(r.Name, r.Rules)
 	}
 	builtIn := []string{"system:kube-scheduler", "system:volume-scheduler", "system:auth-delegator"}
-	own := []string{"neap-controller", "neap-scheduler", "neap-headroom", "neap-repack", "neap-bridge", "neap-agent"}
+	own := []string{"neap-controller", "neap-scheduler", "neap-headroom", "neap-repack", "neap-colocation", "neap-bridge", "neap-agent"}
 	for _, b := range all[rbacv1.ClusterRoleBinding](t, objs, "ClusterRoleBinding") {
 		if !slices.Contains(own, b.RoleRef.Name) && !slices.Contains(builtIn, b.RoleRef.Name) {
 			t.Errorf("%s binds %s", b.Name, b.RoleRef.Name)
