@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,8 +23,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/neap-dev/neap/api/v1alpha1"
+	"github.com/neap-dev/neap/host/agent/deadman"
 	"github.com/neap-dev/neap/host/agent/limiter"
 	"github.com/neap-dev/neap/host/cdi"
+	"github.com/neap-dev/neap/host/cgroup"
 	"github.com/neap-dev/neap/host/device"
 )
 
@@ -39,6 +43,11 @@ type Flags struct {
 	Overrun             string
 	MetricsAddress      string
 	LogFormat           string
+
+	GPU, Colocation        bool
+	Cgroups, CgroupsParent string
+	StateDir, Namespace    string
+	Deadman                bool
 }
 
 // NewCommand returns neap-agent's command. finder returns how GPUs are looked at,
@@ -47,16 +56,27 @@ func NewCommand(finder func(nvml, smi string) device.Finder) *cobra.Command {
 	var f Flags
 	cmd := &cobra.Command{
 		Use:   "neap-agent",
-		Short: "Tell the cluster what GPUs this machine has, and hand pods their pieces of them",
-		Long: `neap-agent runs on every machine with GPUs. It looks at them (by the driver's
-library, or else nvidia-smi), writes on the Node what there is and how it is, hands
-pods the pieces of GPUs that Neap's scheduler gave them, and watches how much of the
-GPUs' memory pods really use.
+		Short: "Share a machine's GPUs among pods, and keep its batch pods out of the way of the others",
+		Long: `neap-agent runs on machines with GPUs (--gpu) and on those where batch pods use what
+online pods leave (--colocation).
 
-It needs the kubelet's folder and the folder where the container runtime looks for
-CDI devices, and writes nothing else on the machine.`,
+With --gpu it looks at the GPUs (by the driver's library, or else nvidia-smi), writes
+on the Node what there is and how it is, hands pods the pieces of GPUs that Neap's
+scheduler gave them, and watches how much of the GPUs' memory pods really use. It
+needs the kubelet's folder and the folder where the container runtime looks for CDI
+devices, and writes nothing else on the machine.
+
+With --colocation it holds batch pods to what online pods leave, as a ColocationPolicy
+says. It writes the cgroups of the kubelet's pods, and leaves every file as it found
+it when it ends.`,
 		Example: `  # in a pod of a DaemonSet, which the chart makes: agent.enabled=true
   neap-agent --node "$NODE_NAME" --root /host
+
+  # batch pods beside online ones, on a machine without GPUs
+  neap-agent --node "$NODE_NAME" --gpu=false --colocation
+
+  # leave the cgroups as they were before an agent that did not end in order
+  neap-agent restore
 
   # what there is, what can be enforced and what is missing; changes nothing
   neap-agent probe`,
@@ -65,11 +85,7 @@ CDI devices, and writes nothing else on the machine.`,
 			if err := f.Validate(); err != nil {
 				return err
 			}
-			var h slog.Handler = slog.NewTextHandler(cmd.ErrOrStderr(), nil)
-			if f.LogFormat == "json" {
-				h = slog.NewJSONHandler(cmd.ErrOrStderr(), nil)
-			}
-			return f.run(cmd.Context(), slog.New(h), finder(f.NVML, f.SMI))
+			return f.run(cmd.Context(), f.log(cmd), finder(f.NVML, f.SMI))
 		},
 	}
 	all := cmd.PersistentFlags()
@@ -77,7 +93,14 @@ CDI devices, and writes nothing else on the machine.`,
 	all.StringVar(&f.MPS, "mps-dir", limiter.DefaultMPS, "folder of the machine with the pipes of the MPS control daemon, or with a folder for each GPU's by its UUID")
 	all.StringVar(&f.NVML, "nvml", "", "path of libnvidia-ml.so.1; default: as the loader finds it")
 	all.StringVar(&f.SMI, "nvidia-smi", "", "path of nvidia-smi; default: as in $PATH")
+	all.StringVar(&f.Cgroups, "cgroups", "", "where the machine's cgroups are mounted; default: sys/fs/cgroup below --root")
+	all.StringVar(&f.CgroupsParent, "cgroups-parent", "/", "the kubelet's --cgroup-root")
+	all.StringVar(&f.StateDir, "state-dir", DefaultStateDir, "folder that keeps what cgroups held before; outlives the agent, not the machine's boot")
 	fs := cmd.Flags()
+	fs.BoolVar(&f.GPU, "gpu", true, "share the machine's GPUs")
+	fs.BoolVar(&f.Colocation, "colocation", false, "hold batch pods to what online pods leave")
+	fs.StringVar(&f.Namespace, "namespace", cmp.Or(os.Getenv("POD_NAMESPACE"), "neap-system"), "namespace of the agent's Lease; default: $POD_NAMESPACE, else neap-system")
+	fs.BoolVar(&f.Deadman, "deadman", true, "start neap-agent deadman where none runs; switch it off where another container does")
 	fs.StringVar(&f.Node, "node", os.Getenv("NODE_NAME"), "name of the Node; default: $NODE_NAME")
 	fs.StringVar(&f.Kubeconfig, "kubeconfig", "", "how to reach the cluster; default: the pod's own service account")
 	fs.StringVar(&f.Kubelet, "kubelet-dir", "/var/lib/kubelet", "the kubelet's folder, under the path that the kubelet has for it")
@@ -89,9 +112,9 @@ CDI devices, and writes nothing else on the machine.`,
 	fs.StringVar(&f.Enforcement, "enforcement", string(v1alpha1.GPUWatchOnly), "what keeps pods without a GPUClass, and claims, within their pieces: NativeLimits, MPS, MIG or WatchOnly")
 	fs.StringVar(&f.Overrun, "on-memory-overrun", string(v1alpha1.GPUReport), "what is done with pods without a GPUClass that use more memory than they have: Report or Evict")
 	fs.StringVar(&f.MetricsAddress, "metrics-address", "127.0.0.1:8082", "where /metrics and /healthz are served; empty serves none")
-	fs.StringVar(&f.LogFormat, "log-format", "text", "text or json")
+	all.StringVar(&f.LogFormat, "log-format", "text", "text or json")
 
-	cmd.AddCommand(&cobra.Command{
+	cmd.AddCommand(f.deadmanCommand(), f.restoreCommand(), &cobra.Command{
 		Use:   "probe",
 		Short: "Say what GPUs there are, what can be enforced on them and what is missing",
 		Long: `probe looks at the GPUs once and says what there is, what can keep pods within
@@ -119,7 +142,9 @@ func (f Flags) Validate() error {
 		return errors.New("--node is required: the name of this machine's Node")
 	case f.Interval < time.Second || f.Interval > 10*time.Minute:
 		return fmt.Errorf("--interval is %v; give 1s to 10m", f.Interval)
-	case !f.Plugin && !f.Claims:
+	case !f.GPU && !f.Colocation:
+		return errors.New("--gpu and --colocation are both off: there is nothing to do; switch one on")
+	case f.GPU && !f.Plugin && !f.Claims:
 		return errors.New("--device-plugin and --claims are both off: pods would get no GPU; switch one on")
 	case f.LogFormat != "text" && f.LogFormat != "json":
 		return fmt.Errorf("--log-format is %q; give text or json", f.LogFormat)
@@ -155,31 +180,127 @@ func (f Flags) run(ctx context.Context, log *slog.Logger, finder device.Finder) 
 	defer events.Shutdown()
 	events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: kube.CoreV1().Events("")})
 	recorder := events.NewRecorder(Scheme(), corev1.EventSource{Component: "neap-agent", Host: f.Node})
-	a, err := New(Options{
-		Node: f.Node, Client: direct, Kube: kube, Finder: finder, Kubelet: f.Kubelet,
-		CDI: cdi.Folder{Dir: f.CDI, Root: f.Root}, MPS: f.MPS, Proc: f.Proc, Interval: f.Interval, Plugin: f.Plugin, Claims: f.Claims,
-		Enforcement: v1alpha1.GPUEnforcement(f.Enforcement), Overrun: v1alpha1.GPUOverrun(f.Overrun), Log: log,
-		Event: func(pod *corev1.Pod, reason, message string) {
-			recorder.Event(pod, corev1.EventTypeWarning, reason, message)
-		},
-	})
-	if err != nil {
-		return err
+	event := func(pod *corev1.Pod, reason, message string) {
+		recorder.Event(pod, corev1.EventTypeWarning, reason, message)
+	}
+	registry := prometheus.NewRegistry()
+	var runs []func(context.Context) error
+	healthy := func() error { return nil }
+	if f.GPU {
+		a, err := New(Options{
+			Node: f.Node, Client: direct, Kube: kube, Finder: finder, Kubelet: f.Kubelet,
+			CDI: cdi.Folder{Dir: f.CDI, Root: f.Root}, MPS: f.MPS, Proc: f.Proc, Interval: f.Interval, Plugin: f.Plugin, Claims: f.Claims,
+			Enforcement: v1alpha1.GPUEnforcement(f.Enforcement), Overrun: v1alpha1.GPUOverrun(f.Overrun), Log: log, Event: event,
+		})
+		if err != nil {
+			return err
+		}
+		registry.MustRegister(a.Collector())
+		runs = append(runs, a.Run)
+		log.Info("watching the GPUs", "node", f.Node, "devicePlugin", f.Plugin, "claims", f.Claims)
+	}
+	if f.Colocation {
+		tree, err := f.tree()
+		if err != nil {
+			return err
+		}
+		opts := ColocationOptions{
+			Node: f.Node, Namespace: f.Namespace, Client: direct, Kube: kube, Tree: tree, Parent: cgroup.Group(f.CgroupsParent),
+			StateDir: f.StateDir, Proc: f.Proc, Event: event, Log: log,
+		}
+		if f.Deadman {
+			opts.Deadman = func() error {
+				return startDeadman("--idle=1m", "--root="+f.Root, "--cgroups="+f.Cgroups, "--state-dir="+f.StateDir, "--log-format="+f.LogFormat)
+			}
+		}
+		c := NewColocation(opts)
+		prometheus.WrapRegistererWith(prometheus.Labels{"node": f.Node}, registry).MustRegister(c.Collector())
+		runs, healthy = append(runs, c.Run), c.Fault
+		log.Info("holding batch to what online leaves", "node", f.Node, "cgroups", tree.Version())
 	}
 	if f.MetricsAddress != "" {
 		l, err := net.Listen("tcp", f.MetricsAddress)
 		if err != nil {
 			return fmt.Errorf("serve metrics at %s: %w; give another address with --metrics-address", f.MetricsAddress, err)
 		}
-		registry := prometheus.NewRegistry()
-		registry.MustRegister(a.Collector())
 		mux := http.NewServeMux()
 		mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-		mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+		mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+			if err := healthy(); err != nil {
+				http.Error(w, err.Error(), http.StatusServiceUnavailable)
+				return
+			}
+			fmt.Fprintln(w, "ok")
+		})
 		srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 		go srv.Serve(l) //nolint:errcheck // it ends with Close
 		defer srv.Close()
 	}
-	log.Info("watching the GPUs", "node", f.Node, "devicePlugin", f.Plugin, "claims", f.Claims)
-	return a.Run(ctx)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, len(runs))
+	for _, run := range runs {
+		go func() {
+			defer cancel() // what one cannot do, the other does not make up for
+			ended <- run(ctx)
+		}()
+	}
+	var errs []error
+	for range runs {
+		errs = append(errs, <-ended)
+	}
+	return errors.Join(errs...)
+}
+
+// tree opens the machine's cgroups.
+func (f *Flags) tree() (*cgroup.Tree, error) {
+	return cgroup.Open(cmp.Or(f.Cgroups, filepath.Join(cmp.Or(f.Root, "/"), "sys/fs/cgroup")))
+}
+
+func (f *Flags) log(cmd *cobra.Command) *slog.Logger {
+	if f.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil))
+	}
+	return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+}
+
+func (f *Flags) deadmanCommand() *cobra.Command {
+	var idle time.Duration
+	cmd := &cobra.Command{
+		Use:   "deadman",
+		Short: "Wait beside an agent, and bound batch when it is gone",
+		Long: `deadman waits at a socket in --state-dir for the agent of this machine. When the
+agent is gone, or has said nothing for ` + deadman.Silence.String() + `, every file is put back as it was found and
+batch pods are bounded to a small part of the machine, until another agent comes. The
+agent starts one itself; in a pod it is a container of its own.`,
+		Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			tree, err := f.tree()
+			if err != nil {
+				return err
+			}
+			return watchOver(cmd.Context(), tree, f.StateDir, idle, f.log(cmd).With("process", "deadman"))
+		},
+	}
+	cmd.Flags().DurationVar(&idle, "idle", 0, "end when no agent has been there for so long; 0 never does")
+	return cmd
+}
+
+func (f *Flags) restoreCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "restore",
+		Short: "Leave the cgroups as an agent found them that did not end in order",
+		Args:  cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			tree, err := f.tree()
+			if err != nil {
+				return err
+			}
+			err = Restore(tree, cgroup.Group(f.CgroupsParent), f.StateDir)
+			if errors.Is(err, cgroup.ErrOwned) {
+				return fmt.Errorf("%w; an agent that ends in order restores them itself", err)
+			}
+			return err
+		},
+	}
 }

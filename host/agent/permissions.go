@@ -18,3 +18,11 @@ var ClaimPermissions = []rbacv1.PolicyRule{
 	{APIGroups: []string{"resource.k8s.io"}, Resources: []string{"resourceclaims"}, Verbs: []string{"get"}},
 	{APIGroups: []string{"resource.k8s.io"}, Resources: []string{"resourceslices"}, Verbs: []string{"get", "list", "watch", "create", "update", "patch", "delete"}},
 }
+
+// ColocationPermissions is what it needs besides to hold batch pods to what online
+// pods leave.
+var ColocationPermissions = []rbacv1.PolicyRule{
+	{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"watch"}},
+	{APIGroups: []string{"neap.dev"}, Resources: []string{"colocationpolicies", "holidaycalendars"}, Verbs: []string{"list"}},
+	{APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, Verbs: []string{"get", "create", "update", "delete"}},
+}

@@ -1,0 +1,126 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/neap-dev/neap/host/agent/deadman"
+	"github.com/neap-dev/neap/host/agent/evictor"
+	"github.com/neap-dev/neap/host/agent/herald"
+	"github.com/neap-dev/neap/host/agent/warden"
+	"github.com/neap-dev/neap/host/cgroup"
+)
+
+// DefaultStateDir is where an agent keeps what cgroups held before it wrote them. It
+// outlives the agent and not the machine's boot, as cgroups do.
+const DefaultStateDir = "/run/neap"
+
+// ColocationOptions say what colocation works with on a machine.
+type ColocationOptions struct {
+	Node      string               // required: the machine's name in the cluster
+	Namespace string               // required: where the agent's Lease is
+	Client    client.Client        // required: not cached, with [Scheme]
+	Kube      kubernetes.Interface // required: watches pods
+	Tree      *cgroup.Tree         // required: the machine's cgroups
+	Parent    cgroup.Group         // the kubelet's --cgroup-root; "/" if empty
+	StateDir  string               // DefaultStateDir if empty
+	Proc      string               // the machine's /proc; /proc if empty
+	Every     time.Duration        // between ticks of the fast loop; suppressor.Every if zero
+	// Deadman starts a deadman where none listens; nil leaves that to somebody else.
+	Deadman func() error
+	// Event tells a pod something; nil tells nobody.
+	Event func(pod *corev1.Pod, reason, message string)
+	Log   *slog.Logger // nil logs nothing
+}
+
+// A Colocation keeps the batch pods of one machine within what its online pods leave.
+type Colocation struct {
+	warden *warden.Warden
+	herald *herald.Herald
+}
+
+// NewColocation returns what keeps one machine; nothing is owned before it runs.
+func NewColocation(opts ColocationOptions) *Colocation {
+	opts.StateDir = cmp.Or(opts.StateDir, DefaultStateDir)
+	if opts.Event == nil {
+		opts.Event = func(*corev1.Pod, string, string) {}
+	}
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	w := warden.New(warden.Options{
+		Tree: opts.Tree, Dir: opts.StateDir, Parent: opts.Parent, Proc: opts.Proc, Every: opts.Every, Event: opts.Event, Log: opts.Log,
+		Evictor: &evictor.Evictor{Client: opts.Client, Event: opts.Event}, Deadman: opts.Deadman,
+	})
+	return &Colocation{warden: w, herald: herald.New(herald.Options{
+		Node: opts.Node, Namespace: opts.Namespace, Client: opts.Client, Kube: opts.Kube, Warden: w, Log: opts.Log,
+	})}
+}
+
+// Run works until ctx ends, and then leaves every file as it was found.
+func (c *Colocation) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	heralded := make(chan error, 1)
+	go func() {
+		heralded <- c.herald.Run(ctx)
+		cancel()
+	}()
+	err := c.warden.Run(ctx)
+	cancel()
+	return errors.Join(err, <-heralded)
+}
+
+// Collector returns its metrics.
+func (c *Colocation) Collector() prometheus.Collector { return c.warden }
+
+// Fault says what keeps it from working, nil if nothing does: for whoever asks
+// whether the agent is alive.
+func (c *Colocation) Fault() error { return c.warden.Fault() }
+
+// Restore leaves every file of the machine's cgroups as an agent found it that did
+// not end in order.
+func Restore(tree *cgroup.Tree, parent cgroup.Group, stateDir string) error {
+	layout, err := tree.FindLayout(parent)
+	if errors.Is(err, cgroup.ErrGone) {
+		return nil // no kubelet, no files
+	}
+	if err != nil {
+		return err
+	}
+	return cgroup.Restore(tree, layout.Pods(), stateDir)
+}
+
+// startDeadman starts this program as a deadman that outlives it.
+func startDeadman(args ...string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("start the deadman: %w", err)
+	}
+	cmd := exec.Command(self, append([]string{"deadman"}, args...)...)
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start the deadman: %w", err)
+	}
+	go cmd.Wait() //nolint:errcheck // it says itself what is wrong
+	return nil
+}
+
+// watchOver is the deadman's work; idle is how long it waits for an agent, forever if
+// zero.
+func watchOver(ctx context.Context, tree *cgroup.Tree, stateDir string, idle time.Duration, log *slog.Logger) error {
+	return deadman.Watch(ctx, deadman.Options{Tree: tree, Dir: stateDir, Idle: idle, Log: log})
+}
