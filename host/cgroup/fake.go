@@ -28,6 +28,7 @@ type Fake struct {
 	inodes   uint64
 	boots    int
 	readOnly bool
+	noLeases bool
 	absent   map[string]bool // names of files that this kernel lacks
 	locks    map[string]bool
 	leases   []*fakeLease
@@ -91,6 +92,13 @@ func (f *Fake) Without(file string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.absent[file] = true
+}
+
+// NoLeases makes the kernel give no leases on these files, as from 7.0 on.
+func (f *Fake) NoLeases() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.noLeases = true
 }
 
 // SetUse makes a group's meters read that.
@@ -632,6 +640,9 @@ func (f *Fake) lease(name string) (lease, error) {
 func (l *fakeLease) take() error {
 	l.f.mu.Lock()
 	defer l.f.mu.Unlock()
+	if l.f.noLeases {
+		return syscall.EINVAL
+	}
 	l.held, l.asked = true, false
 	return nil
 }

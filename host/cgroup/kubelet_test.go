@@ -15,10 +15,14 @@ import (
 	"github.com/opencontainers/cgroups/manager"
 )
 
-// TestMain is also the kubelet's main: the test runs itself as one.
+// TestMain is also the main of a kubelet and of an owner: the test runs itself as one.
 func TestMain(m *testing.M) {
 	if root := os.Getenv("NEAP_TEST_KUBELET"); root != "" {
 		kubelet(root, os.Stdin)
+		return
+	}
+	if dir := os.Getenv("NEAP_TEST_OWNER"); dir != "" {
+		owner(dir, Group(os.Getenv("NEAP_TEST_SCOPE")))
 		return
 	}
 	os.Exit(m.Run())

@@ -132,88 +132,97 @@ func (l *Ledger) Set(wants ...Want) error {
 		todo = append(todo, w)
 	}
 	// What the files hold is on disk before the first of them is written.
-	if err := l.keep(todo, &errs); err != nil {
-		return errors.Join(append(errs, err)...)
-	}
-	for _, s := range l.plan(todo) {
+	for _, s := range l.plan(l.keep(todo, &errs)) {
 		if err := l.apply(s.Want); err != nil {
 			errs = append(errs, err)
 			delete(l.want, place{s.Group, s.Knob})
-			continue
+		} else if !s.beside {
+			l.want[place{s.Group, s.Knob}] = s.Want
 		}
-		l.want[place{s.Group, s.Knob}] = s.Want
 	}
 	return errors.Join(errs...)
 }
 
-// keep records what the places of the wants hold, once each; a want whose place
-// cannot be read is dropped with its error.
-func (l *Ledger) keep(wants []Want, errs *[]error) error {
-	changed := false
-	for i := range wants {
-		w := &wants[i]
-		added, err := l.found.add(l.tree, place{w.Group, w.Knob})
-		if err != nil {
+// keep records what the places of the wants hold, once each, and returns those
+// wants that are safe to write.
+func (l *Ledger) keep(wants []Want, errs *[]error) []Want {
+	before := len(l.found.Kept)
+	var kept, known []Want
+	for _, w := range wants {
+		switch added, err := l.found.add(l.tree, place{w.Group, w.Knob}); {
+		case err != nil:
 			*errs = append(*errs, err)
-			w.Knob = ""
+			continue
+		case !added:
+			known = append(known, w)
 		}
-		changed = changed || added
+		kept = append(kept, w)
 	}
-	if !changed {
-		return nil
+	if len(l.found.Kept) == before {
+		return kept
 	}
 	if err := l.found.save(); err != nil {
-		return fmt.Errorf("set cgroups: %w: %w", ErrDisk, err)
+		l.found.Kept = l.found.Kept[:before]
+		*errs = append(*errs, fmt.Errorf("set cgroups: %w: %w", ErrDisk, err))
+		return known
 	}
-	return nil
+	return kept
 }
 
 // A step is a want with its place in the order of writing.
 type step struct {
 	Want
-	grow bool
+	rank   int
+	beside bool // not asked for: what another step took away
 }
 
-// plan orders wants: first what frees the way (thaw, idle, memory), then bursts
-// that fall, quotas that fall (children first), quotas that rise (parents first),
-// bursts that rise.
+// The ranks of steps. What the kernel compares never meets a rule on the way when
+// what is left and what is to come both keep the rules.
+const (
+	freely     = iota // thaw, idle, weight, memory
+	burstFalls        // below the quota that comes
+	period            // with no quota meanwhile
+	quotaFalls        // children first
+	quotaRises        // parents first
+	burstRises
+)
+
+// plan orders wants.
 func (l *Ledger) plan(wants []Want) []step {
 	var steps []step
-	for _, w := range wants {
-		if w.Knob == "" {
-			continue
-		}
-		grow := false
-		if w.Knob == Quota || w.Knob == Burst {
-			now, err := l.tree.Get(w.Group, w.Knob)
-			grow = err == nil && now != Unlimited && (w.Value == Unlimited || w.Value > now)
-		}
-		steps = append(steps, step{w, grow})
+	asked := func(g Group, k Knob) bool {
+		return slices.ContainsFunc(wants, func(w Want) bool { return w.Group == g && w.Knob == k })
 	}
-	rank := func(s step) int {
-		switch {
-		case s.Knob == Burst && !s.grow:
-			return 1
-		case s.Knob == Period:
-			return 2
-		case s.Knob == Quota && !s.grow:
-			return 3
-		case s.Knob == Quota:
-			return 4
-		case s.Knob == Burst:
-			return 5
+	add := func(w Want, beside bool) {
+		now, err := l.tree.Get(w.Group, w.Knob)
+		rises := err == nil && now != Unlimited && (w.Value == Unlimited || w.Value > now)
+		rank := map[bool]int{false: quotaFalls, true: quotaRises}[rises]
+		if w.Knob == Burst {
+			rank = map[bool]int{false: burstFalls, true: burstRises}[rises || asked(w.Group, Period)]
 		}
-		return 0
+		steps = append(steps, step{w, rank, beside})
+	}
+	for _, w := range wants {
+		switch w.Knob {
+		case Quota, Burst:
+			add(w, false)
+		case Period:
+			steps = append(steps, step{w, period, false})
+			for _, k := range []Knob{Quota, Burst} {
+				if now, err := l.tree.Get(w.Group, k); err == nil && !asked(w.Group, k) {
+					add(Want{w.Group, k, now, w.Reason}, true)
+				}
+			}
+		default:
+			steps = append(steps, step{w, freely, false})
+		}
 	}
 	slices.SortStableFunc(steps, func(a, b step) int {
-		if c := cmp.Compare(rank(a), rank(b)); c != 0 {
-			return c
-		}
 		c := place{a.Group, a.Knob}.compare(place{b.Group, b.Knob})
-		if rank(a) == 3 {
-			return -c
+		if a.rank == quotaFalls {
+			c = -c
 		}
-		return c
+		return cmp.Or(cmp.Compare(a.rank, b.rank), c)
 	})
 	return steps
 }
@@ -232,7 +241,11 @@ func (l *Ledger) apply(w Want) error {
 }
 
 func (l *Ledger) write(w Want) error {
-	if err := l.tree.put(w.Group, w.Knob, w.Value); err != nil {
+	if w.Knob == Period { // the plan writes both again
+		l.tree.Set(w.Group, Burst, 0)
+		l.tree.Set(w.Group, Quota, Unlimited)
+	}
+	if err := l.tree.Set(w.Group, w.Knob, w.Value); err != nil {
 		return fmt.Errorf("set %s of %s to %d: %w", w.Knob, w.Group, w.Value, err)
 	}
 	got, err := l.tree.Get(w.Group, w.Knob)
@@ -460,7 +473,14 @@ func (l *Ledger) check(p place) {
 	if err != nil || l.tree.same(p.knob, w.Value, got) {
 		return
 	}
-	if l.tree.put(p.group, p.knob, w.Value) != nil {
+	if g != nil && p.knob == Idle {
+		err = l.tree.Set(p.group, Idle, w.Value)
+	} else {
+		for _, s := range l.plan([]Want{w}) {
+			err = errors.Join(err, l.apply(s.Want))
+		}
+	}
+	if err != nil {
 		return // refused for now: the next look tries again
 	}
 	l.foreign[p]++

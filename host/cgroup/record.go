@@ -26,8 +26,7 @@ type found struct {
 	Inode uint64 // of the group: another group of that name is not the one found
 }
 
-// load reads the record of a directory; none, one of another boot or one that a
-// crash tore is an empty record.
+// load reads the record of a directory; none, or one of another boot, is empty.
 func load(dir, boot string) (*record, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("keep what cgroups held: %w: %w", ErrDisk, err)
@@ -42,8 +41,12 @@ func load(dir, boot string) (*record, error) {
 			return nil, fmt.Errorf("read what cgroups held in %s: %w; remove it when the groups are as they should be", r.path, err)
 		}
 	}
-	if r.Boot != boot {
-		r.Boot, r.Kept = boot, nil
+	if r.Boot == boot {
+		return r, nil
+	}
+	r.Boot, r.Kept = boot, nil
+	if err := os.Remove(r.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("keep what cgroups held: %w: %w", ErrDisk, err)
 	}
 	return r, nil
 }
@@ -67,16 +70,16 @@ func (r *record) save() error {
 	return os.Rename(f.Name(), r.path)
 }
 
-// places are the files behind a knob: V2 has quota and period in one; and the
-// weight belongs to idle, for ending idle resets it.
+// places are what writing a knob changes: a period takes quota and burst away for
+// a moment (V2 has quota and period in one file), and ending idle resets the weight.
 func (t *Tree) places(p place) []place {
 	switch {
 	case t.version == V2 && p.knob == Period:
-		return []place{{p.group, Quota}}
+		return []place{{p.group, Quota}, {p.group, Burst}}
 	case p.knob == Idle:
 		return []place{{p.group, Weight}, p}
-	case p.knob == Quota && t.version == V1:
-		return []place{{p.group, Period}, p}
+	case p.knob == Period:
+		return []place{p, {p.group, Quota}, {p.group, Burst}}
 	}
 	return []place{p}
 }
@@ -200,25 +203,6 @@ func (r *record) restore(t *Tree, within Group) error {
 		errs = append(errs, fmt.Errorf("%w: %w", ErrDisk, err))
 	}
 	return errors.Join(errs...)
-}
-
-// put writes a knob as Set does, and a period so that no rule on quota ÷ period
-// is met on the way.
-func (t *Tree) put(g Group, k Knob, value int64) error {
-	if k != Period || t.version == V2 {
-		return t.Set(g, k, value)
-	}
-	quota, err := t.Get(g, Quota)
-	if err != nil {
-		return err
-	}
-	if quota == Unlimited {
-		return t.Set(g, Period, value)
-	}
-	if err := t.Set(g, Quota, Unlimited); err != nil {
-		return err
-	}
-	return errors.Join(t.Set(g, Period, value), t.Set(g, Quota, quota))
 }
 
 // same tells whether what was read is what was written, by the kernel's rounding.
