@@ -15,6 +15,8 @@ type Arm struct {
 	Name string // as it stands in rows, such as "koordinator@80"
 	// Batch tells whether there is any.
 	Batch bool
+	// Settle is how long its loop takes until it has learnt the load.
+	Settle time.Duration
 	// Hold sets the arm up on a stage whose service runs and whose batch is about to
 	// begin. What it returns ends it, and says what there is to tell.
 	Hold func(ctx context.Context, s *Stage) (end func() string, err error)
@@ -33,6 +35,9 @@ type Stage struct {
 	P99Ms    func(context.Context) (ms float64, requests int, err error)
 	// Others is how many cores neither group used since the last call.
 	Others func() (cores float64, err error)
+	// Loaded is closed when the load begins: loops start then, for what they do when
+	// a load comes out of nothing is another measurement.
+	Loaded chan struct{}
 
 	machine machine
 }
@@ -40,17 +45,18 @@ type Stage struct {
 var arms = []struct {
 	name, what string
 	amount     int // after @, if none is given; 0: takes none
+	settle     time.Duration
 	hold       func(ctx context.Context, s *Stage, amount int) (func() string, error)
 }{
-	{Solo, "no batch", 0, nil},
-	{"none", "batch as an equal: two groups of 1024 shares", 0, set()},
-	{"shares2", "batch has 2 shares, as the kubelet gives best-effort pods on cgroup v1", 0, set(knob{cgroup.Weight, 2})},
-	{"weight1", "batch has weight 1 of cgroup v2, the kubelet's there (10 shares on v1)", 0, weightOne},
-	{"idle", "batch runs only where online leaves CPU (cpu.idle)", 0, set(knob{cgroup.Idle, 1})},
-	{"slice", "batch has 2 shares, online threads take turns of 0.1 ms", 0, slice},
-	{"quota", "batch has a fixed quota of so many percent of the machine, and 1024 shares", 45, fixedQuota},
-	{"koordinator", "batch has 2 shares and Koordinator's cfsQuota loop with this threshold", 65, koordinator},
-	{"neap", "the agent's own loops: idle, the fast budget up to so many percent of the machine, slack of the service's p99", 100, neap},
+	{Solo, "no batch", 0, 0, nil},
+	{"none", "batch as an equal: two groups of 1024 shares", 0, 0, set()},
+	{"shares2", "batch has 2 shares, as the kubelet gives best-effort pods on cgroup v1", 0, 0, set(knob{cgroup.Weight, 2})},
+	{"weight1", "batch has weight 1 of cgroup v2, the kubelet's there (10 shares on v1)", 0, 0, weightOne},
+	{"idle", "batch runs only where online leaves CPU (cpu.idle)", 0, 0, set(knob{cgroup.Idle, 1})},
+	{"slice", "batch has 2 shares, online threads take turns of 0.1 ms", 0, 0, slice},
+	{"quota", "batch has a fixed quota of so many percent of the machine, and 1024 shares", 45, 0, fixedQuota},
+	{"koordinator", "batch has 2 shares and Koordinator's cfsQuota loop with this threshold", 65, 3 * time.Second, koordinator},
+	{"neap", "the agent's own loops: idle, the fast budget up to so many percent of the machine, slack of the service's p99", 100, 10 * time.Second, neap},
 }
 
 // ArmNames are the arms of [NewArm], in the order of the help text, each with
@@ -79,7 +85,7 @@ func NewArm(name string) (Arm, error) {
 			}
 			amount = n
 		}
-		arm := Arm{Name: name, Batch: a.hold != nil}
+		arm := Arm{Name: name, Batch: a.hold != nil, Settle: a.settle}
 		arm.Hold = func(ctx context.Context, s *Stage) (func() string, error) {
 			if a.hold == nil {
 				return func() string { return "" }, nil
@@ -141,8 +147,9 @@ func koordinator(ctx context.Context, s *Stage, percent int) (func() string, err
 	done := make(chan string, 1)
 	go func() {
 		now, writes := -1.0, 0
-		online := s.usage(s.OnlinePID)
 		say := func() string { return fmt.Sprintf("quota %.2f cores at the end, %d writes", now, writes) }
+		s.wait(ctx)
+		online := s.usage(s.OnlinePID)
 		if _, err := s.Others(); err != nil {
 			done <- err.Error()
 			return
@@ -173,6 +180,19 @@ func koordinator(ctx context.Context, s *Stage, percent int) (func() string, err
 		}
 	}()
 	return func() string { cancel(); return <-done }, nil
+}
+
+// wait waits until the load has been there for a moment.
+func (s *Stage) wait(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-s.Loaded:
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(300 * time.Millisecond):
+	}
 }
 
 // usage returns a function that says how many cores a process used since it was

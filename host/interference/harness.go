@@ -23,7 +23,7 @@ type Options struct {
 	Command []string
 	// Seconds is how long a row is measured after its warm-up; 10 if zero.
 	Seconds float64
-	WarmUp  time.Duration // 2 s if zero
+	WarmUp  time.Duration // 1 s if zero; arms with a loop have their own
 	Service time.Duration // work in a request; 0.5 ms if zero
 	Seed    uint64        // of arrivals and of the order of rows
 
@@ -62,7 +62,7 @@ func New(tree *cgroup.Tree, o Options) (*Harness, error) {
 		return nil, errors.New("Command is empty; name the program that runs the children")
 	}
 	o.Seconds = cmp.Or(o.Seconds, 10)
-	o.WarmUp = cmp.Or(o.WarmUp, 2*time.Second)
+	o.WarmUp = cmp.Or(o.WarmUp, time.Second)
 	o.Service = cmp.Or(o.Service, 500*time.Microsecond)
 	o.Foreign = cmp.Or(o.Foreign, 0.15)
 	o.Steal = cmp.Or(o.Steal, 0.02)
@@ -172,11 +172,11 @@ func (h *Harness) cost(ctx context.Context, solo Arm) (float64, cores, error) {
 		return 0, cores{}, err
 	}
 	_, stats, err := s.finish(ctx)
-	if err != nil || len(stats) == 0 {
+	if err != nil {
 		return 0, used, err
 	}
 	after, err := h.machine.process(s.server.pid())
-	return (after - before) / float64(stats[0].Requests), used, err
+	return (after - before) / float64(max(stats[0].Requests, 1)), used, err
 }
 
 func kernel() string {
@@ -208,12 +208,13 @@ func (h *Harness) Measure(ctx context.Context, arm Arm, c Cell) (Row, error) {
 		return row, err
 	}
 	defer s.close()
+	warm := max(h.options.WarmUp, arm.Settle)
 	// The same arrivals for all arms of a round.
 	seed := h.options.Seed<<20 ^ uint64(c.Round)<<10 ^ uint64(c.OnlinePercent)
-	if err := s.load(ctx, []phase{{rate, h.options.WarmUp}, {rate, long}}, seed); err != nil {
+	if err := s.load(ctx, []phase{{rate, warm}, {rate, long}}, seed); err != nil {
 		return row, err
 	}
-	used, err := s.between(ctx, h.options.WarmUp, h.options.WarmUp+long)
+	used, err := s.between(ctx, warm, warm+long)
 	if err != nil {
 		return row, err
 	}
@@ -221,12 +222,7 @@ func (h *Harness) Measure(ctx context.Context, arm Arm, c Cell) (Row, error) {
 	if err != nil {
 		return row, err
 	}
-	var got serveStats
-	for _, st := range stats {
-		if st.Phase == 1 {
-			got = st
-		}
-	}
+	got := stats[1]
 	row.P50Ms, row.P99Ms, row.P999Ms = got.P50, got.P99, got.P999
 	row.Requests, row.Lost, row.LateP99Ms = got.Requests, sent[1].Sent-got.Requests, sent[1].LateP99
 	row.BatchCores, row.OnlineCores, row.LoaderCores, row.OwnCores = used.batch, used.online, used.loader, used.own
@@ -306,7 +302,7 @@ func (h *Harness) open(ctx context.Context, arm Arm, burner string, target float
 	if err := s.server.read(ctx, time.Minute, &s.ready); err != nil {
 		return nil, err
 	}
-	s.stage = &Stage{Tree: h.tree, Online: online, Batch: batch, OnlinePID: s.server.pid(), Cores: h.cores, TargetMs: target, P99Ms: s.window, Others: s.others(), machine: h.machine}
+	s.stage = &Stage{Tree: h.tree, Online: online, Batch: batch, OnlinePID: s.server.pid(), Cores: h.cores, TargetMs: target, P99Ms: s.window, Others: s.others(), Loaded: make(chan struct{}), machine: h.machine}
 	if arm.Batch {
 		if s.burner, err = start(h.options.Command, "burn", "-kind", burner, "-threads", strconv.Itoa(h.cores)); err != nil {
 			return nil, err
@@ -345,6 +341,7 @@ func (s *session) load(ctx context.Context, phases []phase, seed uint64) (err er
 		return errors.New("the sender may not have real-time priority: run as root, in the root CPU group on cgroup v1")
 	}
 	s.start = begun.At
+	close(s.stage.Loaded)
 	return nil
 }
 
@@ -444,17 +441,20 @@ func (s *session) finish(ctx context.Context) ([]loadPhase, []serveStats, error)
 	}
 	s.sender.stop()
 	s.still()
-	all := 0
+	ask := "report"
 	for _, p := range sent {
-		all += p.Sent
+		ask += " " + strconv.Itoa(p.Sent)
 	}
 	s.ask.Lock()
 	defer s.ask.Unlock()
-	if err := s.server.say("report " + strconv.Itoa(all)); err != nil {
+	if err := s.server.say(ask); err != nil {
 		return nil, nil, err
 	}
 	var stats []serveStats
 	err := s.server.read(ctx, time.Minute, &stats)
+	if err == nil && len(stats) != len(sent) {
+		err = fmt.Errorf("the service told of %d phases of %d", len(stats), len(sent))
+	}
 	return sent, stats, err
 }
 

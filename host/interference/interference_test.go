@@ -88,7 +88,9 @@ func TestEveryArmIsMeasuredAndLeavesNothing(t *testing.T) {
 	var plan Plan
 	var names []string
 	for _, a := range ArmNames() {
-		names, plan.Arms = append(names, a[0]), append(plan.Arms, arm(t, a[0]))
+		b := arm(t, a[0])
+		b.Settle = 0
+		names, plan.Arms = append(names, a[0]), append(plan.Arms, b)
 	}
 	plan.Cells = Cells(names, []float64{10}, []string{BurnCPU}, 1, 1)
 	plan.Path = filepath.Join(t.TempDir(), "rows")

@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"math"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -112,13 +111,14 @@ func load(args []string, stdin io.Reader, stdout io.Writer) error {
 	if err := out.Encode(loadStart{start, rt}); err != nil {
 		return err
 	}
-	dice := rand.New(rand.NewPCG(*seed, 0x6e656170))
 	buf := make([]byte, requestSize)
 	next, end, which := float64(start), float64(start), 0
 	for i, p := range phases {
 		begin := end
 		end += float64(p.long)
 		gap := 1e9 / p.rate
+		// Of its own: what came before a phase does not change its arrivals.
+		dice := rand.New(rand.NewPCG(*seed, uint64(len(phases)-i)))
 		// Memoryless: arrivals begin anew with the phase's own rate.
 		for next = begin + dice.ExpFloat64()*gap; next < end; next += dice.ExpFloat64() * gap {
 			meant := int64(next)
@@ -131,7 +131,7 @@ func load(args []string, stdin io.Reader, stdout io.Writer) error {
 			}
 			which++
 			counts[i]++
-			late = append(late, uint32(min(max(0, now-meant)/100, math.MaxUint32)))
+			late = append(late, inUnits(now-meant))
 		}
 	}
 	sleepUntil(int64(end))
@@ -142,7 +142,7 @@ func load(args []string, stdin io.Reader, stdout io.Writer) error {
 		reports[i].Sent = n
 		if n > 0 {
 			slices.Sort(part)
-			reports[i].LateP99 = float64(part[nearestRank(0.99, n)]) / 1e4
+			reports[i].LateP99 = float64(part[nearestRank(0.99, n)]) / float64(time.Millisecond/unit)
 		}
 	}
 	for flushed := time.Now().Add(5 * time.Second); time.Now().Before(flushed); time.Sleep(time.Millisecond) {

@@ -45,11 +45,15 @@ func neap(ctx context.Context, s *Stage, percent int) (func() string, error) {
 
 	ctx, cancel := context.WithCancel(ctx)
 	var work sync.WaitGroup
-	work.Go(func() { loop.Run(ctx, suppressor.Every) })
+	work.Go(func() {
+		s.wait(ctx)
+		loop.Run(ctx, suppressor.Every)
+	})
 	looks, missed, why := 0, 0, ""
 	if s.TargetMs > 0 {
 		work.Go(func() {
 			slack := colocate.NewSlack(colocate.SlackRule{CapacityMilli: capacity, FloorMilli: rule.FloorMilli})
+			s.wait(ctx)
 			began := time.Now()
 			tick := time.NewTicker(lookEvery)
 			defer tick.Stop()

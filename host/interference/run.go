@@ -24,11 +24,10 @@ type Plan struct {
 
 // Progress is said after each row.
 type Progress struct {
-	Row        Row
-	Done, All  int           // cells that are through, of all
-	Left       time.Duration // estimated
-	TryAgain   bool          // the row was rejected and is measured once more
-	SoloMillis float64       // p99 of the round's solo row, 0 if there is none yet
+	Row       Row
+	Done, All int           // cells that are through, of all
+	Left      time.Duration // estimated
+	TryAgain  bool          // the row was rejected and is measured once more
 }
 
 // ErrDeadline is why [Run] stopped before the end of its plan.
@@ -38,9 +37,22 @@ var ErrDeadline = errors.New("the time is over")
 // programs that start and end.
 const overhead = 1500 * time.Millisecond
 
-// RowTime is how long a row takes on a quiet machine.
-func (h *Harness) RowTime() time.Duration {
-	return time.Duration(h.options.Seconds*float64(time.Second)) + h.options.WarmUp + overhead
+// RowTime is how long a row of an arm takes on a quiet machine.
+func (h *Harness) RowTime(a Arm) time.Duration {
+	return time.Duration(h.options.Seconds*float64(time.Second)) + max(h.options.WarmUp, a.Settle) + overhead
+}
+
+// Time is how long a plan's cells take on a quiet machine.
+func (h *Harness) Time(p Plan, cells []Cell) time.Duration {
+	var all time.Duration
+	for _, c := range cells {
+		for _, a := range p.Arms {
+			if a.Name == c.Arm {
+				all += h.RowTime(a)
+			}
+		}
+	}
+	return all
 }
 
 // Run measures the cells of a plan that rows does not have yet and returns all
@@ -78,7 +90,7 @@ func Run(ctx context.Context, h *Harness, p Plan, rows []Row, say func(Progress)
 	cells = soloFirst(cells, rows)
 	for i, c := range cells {
 		for try := 0; ; try++ {
-			if !p.Deadline.IsZero() && time.Now().Add(h.RowTime()).After(p.Deadline) {
+			if !p.Deadline.IsZero() && time.Now().Add(h.RowTime(arms[c.Arm])).After(p.Deadline) {
 				return rows, fmt.Errorf("%w with %d of %d rows to go", ErrDeadline, len(cells)-i, len(p.Cells))
 			}
 			row, err := h.Measure(ctx, arms[c.Arm], c)
@@ -92,12 +104,12 @@ func Run(ctx context.Context, h *Harness, p Plan, rows []Row, say func(Progress)
 			again := !row.OK && try < p.Retries
 			if say != nil {
 				compare(rows)
-				done := len(p.Cells) - len(cells) + i
+				through := i
 				if !again {
-					done++
+					through++
 				}
-				say(Progress{Row: rows[len(rows)-1], Done: done, All: len(p.Cells), TryAgain: again,
-					Left: time.Duration(len(p.Cells)-done) * h.RowTime(), SoloMillis: soloOf(rows, c)})
+				say(Progress{Row: rows[len(rows)-1], Done: len(p.Cells) - len(cells) + through, All: len(p.Cells), TryAgain: again,
+					Left: h.Time(p, cells[through:])})
 			}
 			if !again {
 				break
@@ -105,16 +117,6 @@ func Run(ctx context.Context, h *Harness, p Plan, rows []Row, say func(Progress)
 		}
 	}
 	return rows, nil
-}
-
-func soloOf(rows []Row, c Cell) float64 {
-	c.Arm = Solo
-	for _, r := range rows {
-		if r.OK && r.cell() == c {
-			return r.P99Ms
-		}
-	}
-	return 0
 }
 
 // soloFirst moves the first solo row of a load that has none before the others of

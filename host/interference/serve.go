@@ -34,10 +34,18 @@ const maxPhases = 4096
 // arithmetic, half goes there, as a service's work does.
 const tableSize = 1 << 18
 
+// unit is that of latencies as they are kept: 32 bits hold seven minutes.
+const unit = 100 * time.Nanosecond
+
+func inUnits(ns int64) uint32 { return uint32(min(max(0, ns)/int64(unit), math.MaxUint32)) }
+
+// patience is how long the server waits for the last answers; what is not answered
+// then counts with that.
+const patience = 10 * time.Second
+
 // serveStats is what the server says of one phase: latencies in milliseconds.
 type serveStats struct {
-	Phase    int     `json:"phase"`
-	Requests int     `json:"requests"`
+	Requests int     `json:"requests"` // answered
 	P50      float64 `json:"p50"`
 	P99      float64 `json:"p99"`
 	P999     float64 `json:"p999"`
@@ -63,10 +71,10 @@ type server struct {
 }
 
 // serve is the role of the online service. It prints [serveReady], then answers
-// commands on stdin, a line each, with a line of JSON: "report N" waits until N
-// requests were answered (ten seconds at most) and gives [serveStats] of every
-// phase; "window" gives those of what was answered since the last one. It ends
-// with stdin.
+// commands on stdin, a line each, with a line of JSON: "report" with how many
+// requests each phase had waits until they are answered, patience at most, and
+// gives [serveStats] of every phase; "window" gives those of what was answered
+// since the last one. It ends with stdin.
 func serve(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
 	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
 	steps := flags.Int("steps", 0, "steps of work in a request; 0 finds out how many take --service")
@@ -111,11 +119,15 @@ func serve(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer
 		var answer any
 		switch verb {
 		case "report":
-			want, err := strconv.ParseInt(arg, 10, 64)
-			if err != nil {
-				return fmt.Errorf("report %q: how many requests is not a number", arg)
+			var sent []int
+			for word := range strings.FieldsSeq(arg) {
+				n, err := strconv.Atoi(word)
+				if err != nil || len(sent) == maxPhases {
+					return fmt.Errorf("report %q: how many requests a phase had is not a number", word)
+				}
+				sent = append(sent, n)
 			}
-			answer = s.report(want, 10*time.Second)
+			answer = s.report(sent)
 		case "window":
 			answer = s.window()
 		default:
@@ -142,8 +154,7 @@ func (s *server) answer(conn net.Conn) {
 		if _, err := conn.Write(buf); err != nil {
 			return
 		}
-		// In units of 100 ns: 32 bits hold seven minutes.
-		took := uint32(min(max(0, clock.now()-meant)/100, math.MaxUint32))
+		took := inUnits(clock.now() - meant)
 		s.mu.Lock()
 		if phase < maxPhases {
 			s.taken[phase] = append(s.taken[phase], took)
@@ -156,17 +167,25 @@ func (s *server) answer(conn net.Conn) {
 	}
 }
 
-func (s *server) report(want int64, patience time.Duration) []serveStats {
+func (s *server) report(sent []int) []serveStats {
+	var want int64
+	for _, n := range sent {
+		want += int64(n)
+	}
 	for end := time.Now().Add(patience); s.count.Load() < want && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var all []serveStats
-	for phase, taken := range s.taken {
-		if len(taken) > 0 {
-			all = append(all, statsOf(phase, taken))
+	all := make([]serveStats, len(sent))
+	for phase, n := range sent {
+		taken := s.taken[phase]
+		answered := len(taken)
+		for len(taken) < n { // it has waited that long, and waits still
+			taken = append(taken, uint32(patience/unit))
 		}
+		all[phase] = statsOf(taken)
+		all[phase].Requests = answered
 	}
 	return all
 }
@@ -176,12 +195,12 @@ func (s *server) window() serveStats {
 	taken := slices.Clone(s.fresh)
 	s.fresh = s.fresh[:0]
 	s.mu.Unlock()
-	return statsOf(0, taken)
+	return statsOf(taken)
 }
 
-// statsOf sorts taken, which is in units of 100 ns.
-func statsOf(phase int, taken []uint32) serveStats {
-	stats := serveStats{Phase: phase, Requests: len(taken)}
+// statsOf sorts taken.
+func statsOf(taken []uint32) serveStats {
+	stats := serveStats{Requests: len(taken)}
 	if len(taken) == 0 {
 		return stats
 	}
@@ -190,9 +209,10 @@ func statsOf(phase int, taken []uint32) serveStats {
 	for _, v := range taken {
 		sum += float64(v)
 	}
-	at := func(q float64) float64 { return float64(taken[nearestRank(q, len(taken))]) / 1e4 }
+	const perMilli = float64(time.Millisecond / unit)
+	at := func(q float64) float64 { return float64(taken[nearestRank(q, len(taken))]) / perMilli }
 	stats.P50, stats.P99, stats.P999 = at(0.5), at(0.99), at(0.999)
-	stats.Mean, stats.Max = sum/float64(len(taken))/1e4, at(1)
+	stats.Mean, stats.Max = sum/float64(len(taken))/perMilli, at(1)
 	return stats
 }
 
