@@ -43,6 +43,9 @@ A scenario is a file, or one of those built in: ` + strings.Join(scenario.Builti
   # for a script: six hours, the report, and an exit status
   neap up --scenario small --speed 600 --headless --until 6h --report out.json
 
+  # this machine as a real node besides (root, Linux): a kubelet and real pods
+  sudo neap up --join-host
+
   # the recorded load instead of the generated one
   neap up --series-dir ../shared/data/load`,
 		Args: noArgs,
@@ -106,6 +109,7 @@ A scenario is a file, or one of those built in: ` + strings.Join(scenario.Builti
 	f.StringVar(&seriesDir, "series-dir", "", "play the recorded series in this folder instead of generated load")
 	f.StringVar(&o.Prometheus, "prometheus", "", "use this Prometheus, which scrapes /metrics of the dashboard's address, instead of the embedded one; the day then is the real one")
 	f.StringVar(&o.Listen, "listen", "", fmt.Sprintf("address of the dashboard, on the loopback interface (default 127.0.0.1:%d, or a free port)", local.DefaultPort))
+	f.BoolVar(&o.JoinHost, "join-host", false, "make this machine a real node of the cluster besides, with a kubelet, containerd and runc; needs root and Linux, and what make node installs")
 	f.StringVar(&dir, "dir", "", "folder of the state (default $XDG_STATE_HOME/neap, else ~/.local/state/neap)")
 	f.BoolVar(&o.Fresh, "fresh", false, "remove the day that an earlier run left in the folder, and begin again")
 	f.BoolVar(&headless, "headless", false, "plain lines only; with --until the report goes to standard output unless --report names a file")

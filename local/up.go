@@ -36,6 +36,7 @@ import (
 	"github.com/neap-dev/neap/local/controlplane"
 	"github.com/neap-dev/neap/local/fleet"
 	"github.com/neap-dev/neap/local/player"
+	"github.com/neap-dev/neap/local/realnode"
 	"github.com/neap-dev/neap/metrics"
 	"github.com/neap-dev/neap/server"
 	"github.com/neap-dev/neap/sim/scenario"
@@ -68,6 +69,9 @@ type Options struct {
 	Prometheus string
 	// BinDir is where neap-cluster and neap-scheduler are; "" looks for them.
 	BinDir string
+	// JoinHost makes this machine a real node of the cluster besides; see
+	// local/realnode. Nothing of the scenario comes to it.
+	JoinHost bool
 	// Out is told what happens, one line each; nil tells nobody. Bar draws a
 	// progress bar of the day on it as well.
 	Out io.Writer
@@ -186,6 +190,14 @@ func (u *up) down() {
 
 func (u *up) run(ctx context.Context, began time.Time) (*Report, error) {
 	// 1. What must be right before anything starts.
+	if u.o.JoinHost {
+		if err := u.binaries(); err != nil {
+			return nil, err
+		}
+		if err := realnode.Check(u.o.BinDir); err != nil {
+			return nil, err
+		}
+	}
 	listener, err := listen(u.o.Listen)
 	if err != nil {
 		return nil, err
@@ -225,6 +237,11 @@ func (u *up) run(ctx context.Context, began time.Time) (*Report, error) {
 	// 4. Definitions and scheduler do not need each other either.
 	if err := both(func() error { return u.define(ctx) }, func() error { return u.startScheduler(ctx) }); err != nil {
 		return nil, err
+	}
+	if u.o.JoinHost {
+		if err := u.joinHost(ctx); err != nil {
+			return nil, err
+		}
 	}
 	at := Addresses{Dashboard: dashboard, Kubeconfig: u.cluster.Kubeconfig, Store: StoreDir(u.dir.path)}
 	u.out.line("")
@@ -561,6 +578,34 @@ func (u *up) startScheduler(ctx context.Context) error {
 			u.failed <- err
 		}
 	}()
+	return nil
+}
+
+// binaries finds the folder of the programs that are started.
+func (u *up) binaries() (err error) {
+	if u.o.BinDir == "" {
+		u.o.BinDir, err = controlplane.FindBin()
+	}
+	return err
+}
+
+// joinHost makes this machine a node, and says what of it is real.
+func (u *up) joinHost(ctx context.Context) error {
+	began := time.Now()
+	n, err := realnode.Start(ctx, realnode.Options{Cluster: u.cluster, BinDir: u.o.BinDir, Log: func(f string, a ...any) { u.out.line("  "+f, a...) }})
+	if err != nil {
+		return err
+	}
+	u.onStop(func() { u.out.problem(n.Stop(context.Background())) })
+	go func() {
+		select {
+		case <-ctx.Done():
+		case err := <-n.Failed():
+			u.failed <- err
+		}
+	}()
+	u.out.step("this machine", began, fmt.Sprintf("the node %s is real: kubelet, containerd, its pods and their cgroups; its time is the wall's", n.Name))
+	u.out.line("    pods come to it that select and tolerate %s=true; it has no services but the API server's, no names, and pulls no images", realnode.LabelReal)
 	return nil
 }
 

@@ -269,13 +269,13 @@ func look(binDir string) (programs, error) {
 		missing = append(missing, "the CNI plugin ptp")
 	}
 	if len(missing) > 0 {
-		return p, fmt.Errorf("this machine cannot be made a node: there is no %s; on Debian or Ubuntu: apt-get install %s: %w",
+		return p, fmt.Errorf("this machine cannot be made a node: there is no %s; run `make node`, or on Debian or Ubuntu: apt-get install %s: %w",
 			strings.Join(missing, ", no "), packages, ErrMissing)
 	}
 	for name, path := range map[string]*string{"neap-kubelet": &p.kubelet, "neap-pause": &p.pause} {
 		*path = filepath.Join(binDir, name)
 		if _, err := os.Stat(*path); err != nil {
-			return p, fmt.Errorf("%s is not built: there is no %s: run `hack/build.sh kubelet`: %w", name, *path, ErrMissing)
+			return p, fmt.Errorf("%s is not built: there is no %s: run `make node`: %w", name, *path, ErrMissing)
 		}
 	}
 	return p, nil
