@@ -59,7 +59,7 @@ func (w *Warden) look(ctx context.Context, now time.Time, at time.Duration, worl
 	may[colocate.RungMemory] = spec.Ladder.Memory
 	may[colocate.RungFreeze] = spec.Ladder.Freeze && w.freezer.Could(at, w.freezable(batch))
 	may[colocate.RungEvict] = spec.Ladder.Evict && mayEvict && len(candidates) > 0 && (hard || !short)
-	bound := w.verdict.Capped || state.BatchMilli*20 >= state.Ceiling.Milli*19
+	bound := w.verdict.Capped || state.BatchMilli > 0 && state.BatchMilli*20 >= state.Ceiling.Milli*19
 	before := w.rung
 	rung, act := w.ladder.Next(at, colocate.Trouble{Batch: true, Bound: bound, Short: short, Stronger: w.verdict.Stronger}, may)
 	if w.rung = rung; rung > before {
