@@ -13,6 +13,9 @@ var benches = []func() *cobra.Command{
 	newBenchBillCommand,
 	newBenchPageCommand,
 	newBenchElasticCommand,
+	newBenchColocateCommand,
+	newBenchReactionCommand,
+	newBenchInterfereCommand,
 }
 
 func newBenchCommand() *cobra.Command {
