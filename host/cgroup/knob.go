@@ -195,7 +195,9 @@ func (t *Tree) parse(k Knob, text string, period int64) (int64, error) {
 		return 0, err
 	}
 	switch {
-	case k == Quota && v > 0:
+	case k == Quota && v < 0:
+		return Unlimited, nil
+	case k == Quota:
 		return milli(v, period), nil
 	case k == Weight && t.version == V2:
 		return t.Curve.shares(v), nil
@@ -219,7 +221,7 @@ func milli(quota, period int64) int64 {
 	if period <= 0 {
 		return Unlimited
 	}
-	return (quota*1000 + period/2) / period
+	return (min(max(quota, 0), math.MaxInt64/2000)*1000 + period/2) / period
 }
 
 // microseconds returns the quota of that many thousandths of a core, not below
