@@ -19,8 +19,10 @@ import (
 	"github.com/neap-dev/neap/host/agent/deadman"
 	"github.com/neap-dev/neap/host/agent/evictor"
 	"github.com/neap-dev/neap/host/agent/herald"
+	"github.com/neap-dev/neap/host/agent/slackwatcher"
 	"github.com/neap-dev/neap/host/agent/warden"
 	"github.com/neap-dev/neap/host/cgroup"
+	"github.com/neap-dev/neap/host/runqueue"
 )
 
 // DefaultStateDir is where an agent keeps what cgroups held before it wrote them. It
@@ -40,6 +42,8 @@ type ColocationOptions struct {
 	Every     time.Duration        // between ticks of the fast loop; suppressor.Every if zero
 	// Deadman starts a deadman where none listens; nil leaves that to somebody else.
 	Deadman func() error
+	// P99 asks for the value of a policy's query in seconds; nil does without.
+	P99 func(ctx context.Context, query string) (seconds float64, known bool, err error)
 	// Event tells a pod something; nil tells nobody.
 	Event func(pod *corev1.Pod, reason, message string)
 	Log   *slog.Logger // nil logs nothing
@@ -49,6 +53,8 @@ type ColocationOptions struct {
 type Colocation struct {
 	warden *warden.Warden
 	herald *herald.Herald
+	queue  *runqueue.Meter // nil without
+	slack  *slackwatcher.Watcher
 }
 
 // NewColocation returns what keeps one machine; nothing is owned before it runs.
@@ -60,13 +66,23 @@ func NewColocation(opts ColocationOptions) *Colocation {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	w := warden.New(warden.Options{
+	c := new(Colocation)
+	var err error
+	if c.queue, err = runqueue.Open(runqueue.Options{Proc: opts.Proc}); err != nil {
+		opts.Log.Warn("how long threads wait for a CPU is not known: pressure has to do", "error", err)
+	} else if source, why := c.queue.Source(); source != runqueue.Traced {
+		opts.Log.Info("how long threads wait for a CPU is sampled", "why", why)
+	}
+	c.slack = slackwatcher.New(slackwatcher.Options{Tree: opts.Tree, Queue: c.queue, P99: opts.P99, Log: opts.Log})
+	c.warden = warden.New(warden.Options{
 		Tree: opts.Tree, Dir: opts.StateDir, Parent: opts.Parent, Proc: opts.Proc, Every: opts.Every, Event: opts.Event, Log: opts.Log,
 		Evictor: &evictor.Evictor{Client: opts.Client, Event: opts.Event}, Deadman: opts.Deadman,
+		Signals: c.slack.Look,
 	})
-	return &Colocation{warden: w, herald: herald.New(herald.Options{
-		Node: opts.Node, Namespace: opts.Namespace, Client: opts.Client, Kube: opts.Kube, Warden: w, Log: opts.Log,
-	})}
+	c.herald = herald.New(herald.Options{
+		Node: opts.Node, Namespace: opts.Namespace, Client: opts.Client, Kube: opts.Kube, Warden: c.warden, Log: opts.Log,
+	})
+	return c
 }
 
 // Run works until ctx ends, and then leaves every file as it was found.
@@ -80,6 +96,10 @@ func (c *Colocation) Run(ctx context.Context) error {
 	}()
 	err := c.warden.Run(ctx)
 	cancel()
+	c.slack.Close()
+	if c.queue != nil {
+		err = errors.Join(err, c.queue.Close())
+	}
 	return errors.Join(err, <-heralded)
 }
 

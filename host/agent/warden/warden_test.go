@@ -256,10 +256,12 @@ func TestNothingIsWrittenUnlessThePolicySaysSo(t *testing.T) {
 		reason string
 		ok     bool
 	}{
-		"no policy":       {func(b *bench) { b.policy = nil }, ReasonNoPolicy, false},
-		"another's nodes": {func(b *bench) { b.policy.Spec.NodeSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}} }, ReasonNoPolicy, false},
-		"mode Observe":    {func(b *bench) { b.policy.Spec.Mode = v1alpha1.ModeObserve }, ReasonWatching, true},
-		"mode Preview":    {func(b *bench) { b.policy.Spec.Mode = v1alpha1.ModePreview }, ReasonWatching, true},
+		"no policy": {func(b *bench) { b.policy = nil }, ReasonNoPolicy, false},
+		"another's nodes": {func(b *bench) {
+			b.policy.Spec.NodeSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}}
+		}, ReasonNoPolicy, false},
+		"mode Observe": {func(b *bench) { b.policy.Spec.Mode = v1alpha1.ModeObserve }, ReasonWatching, true},
+		"mode Preview": {func(b *bench) { b.policy.Spec.Mode = v1alpha1.ModePreview }, ReasonWatching, true},
 		"Koordinator": {func(b *bench) {
 			b.pod("koordlet-x", false, func(p *corev1.Pod) { p.Labels["koord-app"] = "koordlet" })
 		}, ReasonRival, false},
