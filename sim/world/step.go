@@ -69,6 +69,10 @@ type MachineFrame struct {
 	Use             resource.Vector // average over the step
 	CPUSecondsTotal float64
 	Pods            int // at the end of the step
+	// Of a machine on which batch pods use what others leave ([World.Lend]), in
+	// milli-cores: what all others used, what batch pods used and could have used.
+	Lent                  bool
+	Online, Batch, Budget int64
 }
 
 // unknownShare is what a pod that no module of the scenario describes uses of
@@ -148,6 +152,7 @@ func (w *World) Step(from, to time.Time, load func(workload.Key) float64) *Frame
 			}
 		}
 		mf.CPUSecondsTotal = m.cpu
+		mf.Lent, mf.Online, mf.Batch, mf.Budget = m.lent, toMilli(m.online), toMilli(m.batch), toMilli(m.budget)
 		f.Machines = append(f.Machines, mf)
 	}
 	for _, p := range w.podOrder {
@@ -188,9 +193,14 @@ func (w *World) share(m *machineState) {
 	weights, n := 0.0, 0
 	for _, p := range m.pods {
 		c := physics.Claim{Weight: float64(p.Requests[resource.CPU]) / 1000, Limit: float64(p.Limits[resource.CPU]) / 1000}
+		if p.Batch && p.spec != nil && p.spec.Work != nil {
+			c.Weight = float64(p.spec.Work.Use[resource.CPU]) / 1000 // it asks for no CPU
+		}
 		if p.alive > 0 {
 			c.Demand = p.demand(m.RatingMillis)
-			weights += c.Weight
+			if !(m.lent && p.Batch) { // what batch has, the others can have at once
+				weights += c.Weight
+			}
 			n++
 		}
 		w.claims = append(w.claims, c)
@@ -200,10 +210,16 @@ func (w *World) share(m *machineState) {
 	if m.Serverless {
 		capacity = math.Inf(1)
 	}
-	physics.Share(capacity, w.claims, w.grants)
+	if m.lent {
+		w.lend(m, capacity)
+	} else {
+		physics.Share(capacity, w.claims, w.grants)
+	}
 	free := capacity
-	for _, g := range w.grants {
-		free -= g
+	for i, g := range w.grants {
+		if !(m.lent && m.pods[i].Batch) {
+			free -= g
+		}
 	}
 	for i, p := range m.pods {
 		c := w.claims[i]
@@ -224,6 +240,43 @@ func (w *World) share(m *machineState) {
 		p.avail = c.Available(w.grants[i], free, fair)
 	}
 }
+
+// leastBatch is what every batch pod keeps, in cores.
+const leastBatch = 0.01
+
+// lend divides the cores of a machine on which batch pods use what the others leave.
+func (w *World) lend(m *machineState, capacity float64) {
+	online, batch := slices.Clone(w.claims), slices.Clone(w.claims)
+	pods := 0
+	for i, p := range m.pods {
+		if p.Batch {
+			online[i].Demand = 0
+			if p.alive > 0 {
+				pods++
+			}
+		} else {
+			batch[i].Demand = 0
+		}
+	}
+	physics.Share(capacity, online, w.grants)
+	m.online, m.batch = 0, 0
+	for i, p := range m.pods {
+		if !p.Batch {
+			m.online += w.grants[i]
+		}
+	}
+	m.budget = min(max(float64(m.most)/1000-m.online, leastBatch*float64(pods)), max(capacity-m.online, 0))
+	grants := make([]float64, len(batch))
+	physics.Share(m.budget, batch, grants)
+	for i, p := range m.pods {
+		if p.Batch {
+			w.grants[i] = grants[i]
+			m.batch += grants[i]
+		}
+	}
+}
+
+func toMilli(cores float64) int64 { return int64(math.Round(cores * 1000)) }
 
 // demand is the cores a pod would use if it were alone, averaged over the time
 // it is there.

@@ -28,6 +28,8 @@ type Pod struct {
 	Machine         string
 	Requests        resource.Vector
 	Limits          resource.Vector // 0 means none
+	// Batch says that it uses what all others leave, as far as [World.Lend] allows.
+	Batch bool
 }
 
 // A World is a fleet under load. Use [New]. It is not safe for concurrent use.
@@ -47,8 +49,13 @@ type World struct {
 
 type machineState struct {
 	Machine
-	pods []*podState // as added
-	cpu  float64     // core-seconds since it was added
+	pods   []*podState // as added
+	cpu    float64     // core-seconds since it was added
+	lent   bool        // Lend was called
+	most   int64       // milli-cores that batch pods and all others may use together
+	online float64     // cores of this step, without batch pods
+	batch  float64     // cores of this step
+	budget float64     // cores that batch pods could have had
 }
 
 type podState struct {
@@ -145,6 +152,16 @@ func (w *World) RemoveMachine(name string) {
 	}
 	delete(w.machines, name)
 	w.order = slices.DeleteFunc(w.order, func(m *machineState) bool { return m == s })
+}
+
+// Lend says how many milli-cores of a machine its batch pods and all others may use
+// together from now on; whatever it is, batch pods keep a hundredth of a core each, so
+// that one that holds a lock comes to let go of it. Before it is called, batch pods
+// compete with all others by the weight of what they ask for. Unknown names are ignored.
+func (w *World) Lend(machine string, most int64) {
+	if m, ok := w.machines[machine]; ok {
+		m.lent, m.most = true, most
+	}
 }
 
 // AddPod adds a pod that is bound to its machine at that moment, not ready. It

@@ -289,3 +289,33 @@ func TestAServerlessPodHasWhatItAskedForAndNoMore(t *testing.T) {
 		t.Errorf("in a serverless pool it uses %d m, and 1000 m were bought", on)
 	}
 }
+
+func TestBatchUsesWhatOthersLeave(t *testing.T) {
+	online := scenario.Module{Name: "web", Namespace: "shop", Kind: scenario.Online, Needs: scenario.Needs{BaseCPU: 3000}, Load: &scenario.Demand{}}
+	work := scenario.Module{Name: "etl", Namespace: "data", Kind: scenario.Batch, Colocate: true, Work: &scenario.Work{Pods: 1, Use: resource.Vector{resource.CPU: 8000}}}
+	start := time.Date(2026, 3, 2, 0, 0, 0, 0, time.UTC)
+	w := New([]scenario.Module{online, work})
+	w.AddMachine(Machine{Name: "m", Capacity: resource.Vector{resource.CPU: 16_000, resource.Memory: 1 << 36}})
+	w.AddPod(Pod{ID: "a", Module: online.Key(), Machine: "m", Requests: resource.Vector{resource.CPU: 4000}}, start)
+	w.AddPod(Pod{ID: "b", Module: work.Key(), Machine: "m", Batch: true}, start)
+	w.AddPod(Pod{ID: "c", Module: work.Key(), Machine: "m", Batch: true}, start)
+	for _, id := range []string{"a", "b", "c"} {
+		w.SetReady(id, start)
+	}
+	for _, tc := range []struct{ most, online, batch, budget int64 }{
+		{12_800, 3000, 9800, 9800},     // four fifths of the machine, less what is used
+		{2000, 3000, 20, 20},           // nothing is left: a hundredth of a core each
+		{40_000, 3000, 13_000, 13_000}, // there is no more than the machine has
+	} {
+		w.Lend("m", tc.most)
+		f := w.Step(start, start.Add(time.Minute), nil)
+		start = start.Add(time.Minute)
+		m := f.Machines[0]
+		if !m.Lent || m.Online != tc.online || m.Batch != tc.batch || m.Budget != tc.budget {
+			t.Errorf("with %d for all: online %d, batch %d of %d; want %d, %d of %d", tc.most, m.Online, m.Batch, m.Budget, tc.online, tc.batch, tc.budget)
+		}
+		if b, c := f.Pods[1].Use[resource.CPU], f.Pods[2].Use[resource.CPU]; b != c {
+			t.Errorf("two alike have %d and %d", b, c)
+		}
+	}
+}
