@@ -123,7 +123,7 @@ func (c *Colocator) report(ctx context.Context, w *world, p *v1alpha1.Colocation
 
 // figuresOnly reports whether two statuses differ in figures and not in what they say.
 func figuresOnly(a, b v1alpha1.ColocationPolicyStatus) bool {
-	if a.ObservedGeneration != b.ObservedGeneration || len(a.Conditions) != len(b.Conditions) {
+	if a.ObservedGeneration != b.ObservedGeneration || len(a.Conditions) != len(b.Conditions) || len(a.RunTimes) != len(b.RunTimes) {
 		return false
 	}
 	for i := range a.Conditions {

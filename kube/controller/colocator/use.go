@@ -107,9 +107,15 @@ func (m *seen) observe(now time.Time, cpu, memory, totalCPU, totalMemory map[str
 	x.Past.Observe(now, float64(m.use.CPUMilli), float64(m.use.MemoryMiB))
 }
 
-func milli(cores float64) int64 { return int64(math.Ceil(min(max(cores, 0), 1e9) * 1000)) }
-func mib(bytes float64) int64 {
-	return int64(math.Ceil(min(max(bytes, 0), 1e18) / float64(resource.MiB)))
+func milli(cores float64) int64 { return whole(cores * 1000) }
+func mib(bytes float64) int64   { return whole(bytes / float64(resource.MiB)) }
+
+// whole rounds up what makes sense; all else is nothing.
+func whole(v float64) int64 {
+	if !(v > 0 && v < 1e15) {
+		return 0
+	}
+	return int64(math.Ceil(v))
 }
 
 func pod(l map[string]string) string  { return l["namespace"] + "/" + l["pod"] }
