@@ -128,7 +128,7 @@ policies are cheapest and keep every promise; that takes some dozens of replays.
 			})
 		},
 	}
-	cmd.AddCommand(newReplayGPUCommand(), newReplayElasticCommand(), newReplayTimetableCommand())
+	cmd.AddCommand(newReplayGPUCommand(), newReplayElasticCommand(), newReplayTimetableCommand(), newReplayColocateCommand())
 	f := cmd.Flags()
 	f.StringVar(&dir, "series-dir", "", "play the recorded series in this folder instead of generated load")
 	f.StringVar(&store, "store", "", "keep the facts in this store, for neap bill --store")

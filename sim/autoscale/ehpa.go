@@ -36,17 +36,23 @@ const refit = 12 * 60 // minutes
 
 // Decide implements [Policy].
 func (e *EHPA) Decide(s Seen) int {
+	n := e.HPA.recommend(s)
+	if top, ok := e.Top(s); ok {
+		n = max(n, ideal(top))
+	}
+	return e.HPA.stabilise(n)
+}
+
+// Top is the highest demand that DSP forecasts for its window from s on; ok is
+// false if it found no period.
+func (e *EHPA) Top(s Seen) (demand float64, ok bool) {
 	if !e.fitted || s.Minute >= e.at {
 		e.fitted, e.at = true, s.Minute+refit
 		e.from = len(s.Demand)
 		e.forecast = e.fit(s.Demand)
 		e.periodic = e.periodic || len(e.forecast) > 0
 	}
-	n := e.HPA.recommend(s)
-	if top, ok := e.top(s.Minute, s.Minute+e.Window); ok {
-		n = max(n, ideal(top))
-	}
-	return e.HPA.stabilise(n)
+	return e.top(s.Minute, s.Minute+e.Window)
 }
 
 // Periodic implements [Forecaster]: whether any fit found a period.

@@ -110,6 +110,10 @@ func (r *run) advance(to time.Time) {
 		return rps
 	})
 
+	if r.o.Frame != nil {
+		r.o.Frame(f)
+	}
+
 	// 1. Pods: their use for the bill.
 	ready := map[string]int{}
 	readyMilli := map[string]int64{}

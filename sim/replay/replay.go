@@ -38,6 +38,9 @@ type Options struct {
 	Sink Sink
 	// Progress, if any, is called after every simulated hour.
 	Progress func(at time.Time)
+	// Frame, if any, is called after every step of the physics. The frame is
+	// overwritten by the next.
+	Frame func(*world.Frame)
 }
 
 // A Result is a replayed stretch of time. All of it is simulated.
