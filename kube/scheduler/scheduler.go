@@ -15,6 +15,7 @@ import (
 	"k8s.io/kubernetes/cmd/kube-scheduler/app"
 	"k8s.io/kubernetes/pkg/features"
 
+	"github.com/neap-dev/neap/kube/scheduler/colocatefit"
 	"github.com/neap-dev/neap/kube/scheduler/elasticfit"
 	"github.com/neap-dev/neap/kube/scheduler/gpufit"
 	"github.com/neap-dev/neap/kube/scheduler/poolorder"
@@ -23,6 +24,7 @@ import (
 // Options register Neap's plugins with kube-scheduler.
 func Options() []app.Option {
 	return []app.Option{
+		app.WithPlugin(colocatefit.Name, colocatefit.New),
 		app.WithPlugin(elasticfit.Name, elasticfit.New),
 		app.WithPlugin(gpufit.Name, gpufit.Plugin()),
 		app.WithPlugin(gpufit.ClaimsName, gpufit.NewClaims),

@@ -49,7 +49,7 @@ func (c *Cluster) grantOwn(ctx context.Context) error {
 		"neap:fleet":     fleetRules,
 		"neap:players":   playerRules,
 		"neap:machines":  {rule([]string{""}, []string{"nodes", "namespaces"}, "get", "list", "watch")},
-		"neap:scheduler": {rule([]string{"neap.dev"}, []string{"elasticpolicies", "repackplans", "resourcepools"}, "get", "list", "watch")},
+		"neap:scheduler": {rule([]string{"neap.dev"}, []string{"colocationpolicies", "elasticpolicies", "repackplans", "resourcepools"}, "get", "list", "watch")},
 	} {
 		if _, err := client.RbacV1().ClusterRoles().Apply(ctx, rbacapply.ClusterRole(name).WithRules(rules...), opts); err != nil {
 			return fmt.Errorf("grant rights to %s: %w", name, err)

@@ -59,6 +59,9 @@ profiles:
       # Kubernetes' own plugin for claims, that sees of Neap's GPUs what GPUFit chose.
       - name: GPUClaims
         weight: 2
+      # Online pods go where the foreseen peak is lowest, batch pods where most is lent.
+      - name: ColocateFit
+        weight: 3
       - name: PoolOrder
         weight: 2
       # The pools that a pod prefers, in its order, come before everything else.
