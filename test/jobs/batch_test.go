@@ -156,27 +156,44 @@ func TestTheBatchClassAsksForBatchResources(t *testing.T) {
 // Pods that already use the resources are of the class, others are not touched.
 func TestWhoIsOfTheBatchClass(t *testing.T) {
 	cl, ns := batchCluster(t)
-	const batch = `{containers: [{name: a, image: i, resources: {requests: {kubernetes.io/batch-cpu: 500}, limits: {kubernetes.io/batch-cpu: 500}}}]}`
+	const batch = `{containers: [{name: a, image: i, resources: {limits: {neap.dev/batch-cpu: 500}}}]}`
+	const koordinator = `{containers: [{name: a, image: i, resources: {requests: {kubernetes.io/batch-cpu: 500}, limits: {kubernetes.io/batch-cpu: 500}}}]}`
 	const online = `{containers: [{name: a, image: i, resources: {requests: {cpu: 500m}}}]}`
+	admit := func(spec string, change func(*corev1.Pod)) *corev1.Pod {
+		p := batchPod(t, ns, spec)
+		change(p)
+		if err := cl.Create(t.Context(), p, client.DryRunAll); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	bare := func(p *corev1.Pod) { p.Labels = nil }
+	if p := admit(koordinator, bare); *p.Spec.Priority < 0 || p.Labels != nil {
+		t.Errorf("a pod of Koordinator is taken over although no policy says so: %v", p.Labels)
+	}
+	create(t, cl, &v1alpha1.ColocationPolicy{ObjectMeta: metav1.ObjectMeta{Name: "takes-over"}, Spec: v1alpha1.ColocationPolicySpec{Resources: v1alpha1.BatchResourcesKubernetes}})
+	clustertest.Eventually(t, "the policy to take over", func() error {
+		if p := admit(koordinator, bare); p.Labels[v1alpha1.LabelClass] != v1alpha1.ClassBatch {
+			return errors.New("it does not")
+		}
+		return nil
+	})
 	cases := map[string]struct {
 		spec   string
 		change func(*corev1.Pod)
 		want   bool
 	}{
-		"a pod that asks for batch resources and has no labels": {batch, func(p *corev1.Pod) { p.Labels = nil }, true},
+		"one of Koordinator where a policy takes over":          {koordinator, bare, true},
+		"a pod that asks for batch resources and has no labels": {batch, bare, true},
 		"one that has other labels":                             {batch, func(p *corev1.Pod) { p.Labels = map[string]string{"app": "x"} }, true},
-		"an online pod":                                         {online, func(p *corev1.Pod) { p.Labels = nil }, false},
+		"an online pod":                                         {online, bare, false},
 		"a pod of a DaemonSet": {online, func(p *corev1.Pod) {
 			p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "DaemonSet", Name: "d", UID: "u"}}
 		}, false},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			p := batchPod(t, ns, tc.spec)
-			tc.change(p)
-			if err := cl.Create(t.Context(), p, client.DryRunAll); err != nil {
-				t.Fatal(err)
-			}
+			p := admit(tc.spec, tc.change)
 			if is := *p.Spec.Priority < 0; is != tc.want {
 				t.Errorf("batch: %v, want %v: %s", is, tc.want, resources(p))
 			}
