@@ -76,9 +76,7 @@ func (l *Ledger) guard(at Group) error {
 		lease.close()
 		return err
 	}
-	if idle, err := l.tree.file(at, Idle); err == nil {
-		l.watch.add(idle)
-	}
+	l.listen(place{at, Idle})
 	l.guards[at] = g
 	l.poke()
 	return nil

@@ -56,6 +56,7 @@ type Ledger struct {
 
 	mu      sync.Mutex
 	want    map[place]Want
+	names   map[string][]place // of the files that are watched
 	guards  map[Group]*guard
 	found   *record
 	foreign map[place]int64
@@ -92,7 +93,7 @@ func OpenLedger(t *Tree, o Options) (*Ledger, error) {
 		return nil, t.missing("own", o.Scope, path.Join(t.dir("cpu", o.Scope), "."), err)
 	}
 	l := &Ledger{tree: t, options: o, unlock: unlock, stop: make(chan struct{}), poked: make(chan struct{}, 1),
-		want: map[place]Want{}, guards: map[Group]*guard{}, foreign: map[place]int64{}}
+		want: map[place]Want{}, names: map[string][]place{}, guards: map[Group]*guard{}, foreign: map[place]int64{}}
 	if l.found, err = load(o.Dir, t.files.boot()); err == nil {
 		err = l.found.restore(t, "/")
 	}
@@ -255,10 +256,20 @@ func (l *Ledger) write(w Want) error {
 	if !l.tree.same(w.Knob, w.Value, got) {
 		return fmt.Errorf("set %s of %s to %d: it reads back as %d", w.Knob, w.Group, w.Value, got)
 	}
-	if name, err := l.tree.file(w.Group, w.Knob); err == nil {
-		l.watch.add(name)
-	}
+	l.listen(place{w.Group, w.Knob})
 	return nil
+}
+
+// listen watches the file of a place. Without inotify's word the next sweep sees
+// what others write.
+func (l *Ledger) listen(p place) {
+	name, err := l.tree.file(p.group, p.knob)
+	if err != nil || slices.Contains(l.names[name], p) {
+		return
+	}
+	if l.watch.add(name) == nil {
+		l.names[name] = append(l.names[name], p)
+	}
 }
 
 // Forget strikes the groups that are gone off the table. An agent calls it with
@@ -280,8 +291,15 @@ func (l *Ledger) Forget(groups ...Group) {
 
 // drop strikes one place off the table; its file is gone or given back.
 func (l *Ledger) drop(p place) {
-	if name, err := l.tree.file(p.group, p.knob); err == nil {
-		l.watch.remove(name)
+	for name, places := range l.names {
+		if i := slices.Index(places, p); i >= 0 {
+			if places = slices.Delete(places, i, i+1); len(places) == 0 {
+				delete(l.names, name)
+				l.watch.remove(name)
+			} else {
+				l.names[name] = places
+			}
+		}
 	}
 	if g := l.guards[p.group]; g != nil && p.knob == Idle {
 		g.lease.close()
@@ -427,13 +445,8 @@ func (l *Ledger) heard(e event) {
 	for _, g := range l.guards {
 		g.step(l)
 	}
-	if e.name == "" {
-		return
-	}
-	for p := range l.want {
-		if name, err := l.tree.file(p.group, p.knob); err == nil && name == e.name {
-			l.check(p)
-		}
+	for _, p := range slices.Clone(l.names[e.name]) { // a place whose file is gone is dropped
+		l.check(p)
 	}
 }
 
