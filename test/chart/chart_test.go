@@ -208,7 +208,7 @@ func TestWhatLetsRunAnythingIsGrantedOnRequest(t *testing.T) {
 }
 
 func TestNoRightIsAWildcardOrASecret(t *testing.T) {
-	objs := render(t, "scheduler.enabled=true", "headroom.enabled=true", "repack.enabled=true", "colocation.enabled=true", "bridge.enabled=true", "agent.enabled=true", "agent.claims=true")
+	objs := render(t, "scheduler.enabled=true", "headroom.enabled=true", "repack.enabled=true", "colocation.enabled=true", "bridge.enabled=true", "agent.enabled=true", "agent.claims=true", "colocation.agent.enabled=true")
 	check := func(name string, list []rbacv1.PolicyRule) {
 		for _, r := range rules(list) {
 			if strings.Contains(r, "*") || strings.Contains(r, "secrets") || strings.Contains(r, "configmaps") || strings.Contains(r, "escalate") || strings.Contains(r, "impersonate") {
@@ -228,7 +228,7 @@ func TestNoRightIsAWildcardOrASecret(t *testing.T) {
 		check(r.Name, r.Rules)
 	}
 	builtIn := []string{"system:kube-scheduler", "system:volume-scheduler", "system:auth-delegator"}
-	own := []string{"neap-controller", "neap-scheduler", "neap-headroom", "neap-repack", "neap-colocation", "neap-bridge", "neap-agent"}
+	own := []string{"neap-controller", "neap-scheduler", "neap-headroom", "neap-repack", "neap-colocation", "neap-bridge", "neap-agent", "neap-colocation-agent"}
 	for _, b := range all[rbacv1.ClusterRoleBinding](t, objs, "ClusterRoleBinding") {
 		if !slices.Contains(own, b.RoleRef.Name) && !slices.Contains(builtIn, b.RoleRef.Name) {
 			t.Errorf("%s binds %s", b.Name, b.RoleRef.Name)
@@ -301,6 +301,57 @@ func TestTheControllerTakesItsArguments(t *testing.T) {
 		if got := flags.Lookup(name).Value.String(); got != want {
 			t.Errorf("--%s is %q, want %q", name, got, want)
 		}
+	}
+}
+
+func TestTheColocationAgentMayDoWhatItsCodeNeeds(t *testing.T) {
+	for traced, added := range map[string]int{"true": 2, "false": 0} {
+		objs := render(t, "colocation.agent.enabled=true", "colocation.agent.runQueue="+traced)
+		var granted []string
+		for _, r := range all[rbacv1.ClusterRole](t, objs, "ClusterRole") {
+			if r.Name == "neap-colocation-agent" {
+				granted = append(granted, rules(r.Rules)...)
+			}
+		}
+		for _, r := range all[rbacv1.Role](t, objs, "Role") {
+			if r.Name == "neap-colocation-agent" {
+				granted = append(granted, rules(r.Rules)...)
+			}
+		}
+		if want := slices.Concat(rules(agent.ColocationPermissions), rules(agent.LeasePermissions)); !slices.Equal(granted, want) {
+			t.Errorf("the chart grants\n%s\nthe code needs\n%s", strings.Join(granted, "\n"), strings.Join(want, "\n"))
+		}
+		sets := all[appsv1.DaemonSet](t, objs, "DaemonSet")
+		if len(sets) != 1 {
+			t.Fatalf("%d DaemonSets", len(sets))
+		}
+		spec := sets[0].Spec.Template.Spec
+		cmd := agent.NewCommand(func(string, string) device.Finder { return nil })
+		for _, c := range spec.Containers {
+			at, args, err := cmd.Find(c.Args)
+			if err == nil {
+				err = at.ParseFlags(args)
+			}
+			if err != nil {
+				t.Errorf("%s: %q: %v", c.Name, c.Args, err)
+			}
+			if s := c.SecurityContext; spec.HostNetwork || spec.HostPID || spec.HostIPC || *s.Privileged || *s.AllowPrivilegeEscalation || !*s.ReadOnlyRootFilesystem ||
+				!slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) || c.Name == "agent" && len(s.Capabilities.Add) != added || c.Name != "agent" && len(s.Capabilities.Add) > 0 {
+				t.Errorf("the security of %s is %+v", c.Name, c.SecurityContext)
+			}
+			var writable []string
+			for _, m := range c.VolumeMounts {
+				if !m.ReadOnly {
+					writable = append(writable, m.MountPath)
+				}
+			}
+			if got := strings.Join(writable, " "); got != "/host/sys/fs/cgroup /run/neap" {
+				t.Errorf("%s can write in %s", c.Name, got)
+			}
+		}
+	}
+	if sets := all[appsv1.DaemonSet](t, render(t, "colocation.enabled=true"), "DaemonSet"); len(sets) > 0 {
+		t.Error("without having been asked the chart installs the agent of colocation")
 	}
 }
 
