@@ -186,7 +186,7 @@ func Capacity(seen Observation, allow Policy) Offer {
 	trust := trusted(seen)
 	risen := func(ahead time.Duration) Room { return machine }
 	if !seen.Last.At.IsZero() {
-		lent := seen.Last.Curve.At(seen.Now)
+		lent := seen.Last.Curve.At(seen.Last.At)
 		risen = func(ahead time.Duration) Room {
 			fives := max(seen.Now.Sub(seen.Last.At)+ahead, 0).Minutes() / 5
 			return lent.Add(machine.scale(min(float64(allow.RisePercent)/100*fives, 1)))
@@ -268,13 +268,18 @@ func (o *Offer) explain(seen Observation, allow Policy, trust float64, window st
 
 // foreseen is the highest use of online pods and system in each step.
 func foreseen(seen Observation, allow Policy, machine Room, days int64) (online [Steps]Room) {
-	memory, cpu := math.NaN(), &[Steps]float64{}
+	memory, highest, cpu := math.NaN(), math.NaN(), &[Steps]float64{}
 	if seen.Past != nil {
-		memory = seen.Past.most(seen.Now) * memoryMargin
+		highest = seen.Past.most(0, seen.Now)
+		memory = seen.Past.most(1, seen.Now) * memoryMargin
 		cpu = seen.Past.outlook(seen.Now, allow.Quantile)
 	}
 	for k := range online {
-		online[k] = Room{whole(cpu[k], machine.CPUMilli), whole(memory, machine.MemoryMiB)}
+		use := cpu[k]
+		if days < 1 { // what was highest so far may come again, and so may what is asked for
+			use = highest
+		}
+		online[k] = Room{whole(use, machine.CPUMilli), whole(memory, machine.MemoryMiB)}
 		if days < 1 {
 			online[k] = online[k].Max(seen.Requests)
 		}

@@ -79,11 +79,12 @@ func Drain(c Curve, now time.Time, running []Task, how Leaving) []Departure {
 		}
 	}
 	pace(out, leavers, now, how.PerHour)
+	gone := outgrown(c, first, running)
 	for k := range out {
 		switch d := &out[k]; {
 		case d.Fate == Leave:
 			d.Lost = d.Task.Lost(d.At)
-		case falls(c, first, now, ends[k]):
+		case !ends[k].After(gone):
 			d.Fate = Finish
 			d.Why = fmt.Sprintf("it is expected to be done at %s (UTC)", ends[k].UTC().Format("15:04"))
 		}
@@ -138,16 +139,17 @@ func pace(out []Departure, leavers []int, now time.Time, perHour int64) {
 	}
 }
 
-// falls reports whether the curve falls in some step behind end below what it is now.
-func falls(c Curve, first int, now, end time.Time) bool {
-	if first >= c.Steps() {
-		return false
+// outgrown is the first time at which there is no room for all tasks, were they to
+// run for ever; the zero time if there always is.
+func outgrown(c Curve, first int, running []Task) time.Time {
+	all := Room{}
+	for _, t := range running {
+		all = all.Add(t.Need)
 	}
-	is := c.room(first)
-	for i := first + 1; i < c.Steps(); i++ {
-		if !c.Begin(i).Before(end) && !is.Fits(c.room(i)) {
-			return true
+	for i := first; i < c.Steps(); i++ {
+		if !all.Fits(c.room(i)) {
+			return c.Begin(i)
 		}
 	}
-	return false
+	return time.Time{}
 }

@@ -113,12 +113,13 @@ func (p *Past) Days() int64 {
 	return known / Steps
 }
 
-// most is the highest memory of the last day; NaN if nothing is known.
-func (p *Past) most(now time.Time) float64 {
+// most is the highest CPU (kind 0) or memory (1) of the last day; NaN if nothing is
+// known.
+func (p *Past) most(kind int, now time.Time) float64 {
 	v := math.NaN()
 	i := int(quarter(now) - p.origin)
-	for j := max(0, i-Steps); j <= i && j < len(p.peak[1]); j++ {
-		if w := float64(p.peak[1][j]); !(v >= w) && w == w {
+	for j := max(0, i-Steps); j <= i && j < len(p.peak[kind]); j++ {
+		if w := float64(p.peak[kind][j]); !(v >= w) && w == w {
 			v = w
 		}
 	}

@@ -1,0 +1,223 @@
+package colocate
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/neap-dev/neap/core/elastic"
+)
+
+var machine = Room{CPUMilli: 32000, MemoryMiB: 65536}
+
+// usual is a machine's use by the minute: 4 cores, and 20 from seven to nine in the
+// evening.
+func usual(t time.Time) float64 {
+	if h := t.Hour(); h >= 19 && h < 21 {
+		return 20000
+	}
+	return 4000
+}
+
+// known is a Past of so many days that end at now.
+func known(now time.Time, days int, use func(time.Time) float64) *Past {
+	h := History{Start: now.Add(-time.Duration(days) * 24 * time.Hour), Step: 5 * time.Minute}
+	for t := h.Start; !t.After(now); t = t.Add(h.Step) {
+		h.CPUMilli, h.MemoryMiB = append(h.CPUMilli, use(t)), append(h.MemoryMiB, 10000)
+	}
+	return Learn(h)
+}
+
+var allow = Policy{CPUPercent: 80, MemoryPercent: 80}
+
+func TestCapacityFallsBeforeThePeak(t *testing.T) {
+	for _, tc := range []struct {
+		clock     string
+		now, soon int64 // lent for a moment, and for an hour
+	}{
+		{"12:00", 21600, 21600},
+		{"18:10", 21600, 5600}, // the peak begins within the hour
+		{"20:00", 5600, 5600},
+		{"22:00", 21600, 21600},
+	} {
+		t.Run(tc.clock, func(t *testing.T) {
+			clock, _ := time.Parse("15:04", tc.clock)
+			now := time.Date(2026, 3, 11, clock.Hour(), clock.Minute(), 0, 0, time.UTC)
+			o := Capacity(Observation{Now: now, Machine: machine, Past: known(now, 9, usual)}, allow)
+			if got := o.Curve.At(now).CPUMilli; got != tc.now {
+				t.Errorf("%d are lent now, want %d: %s", got, tc.now, o.Why)
+			}
+			if o.Now.CPUMilli != tc.soon {
+				t.Errorf("%d are lent for an hour, want %d: %s", o.Now.CPUMilli, tc.soon, o.Why)
+			}
+			if want := int64(65536*80/100 - 11000); o.Now.MemoryMiB != want {
+				t.Errorf("%d MiB are lent, want %d", o.Now.MemoryMiB, want)
+			}
+			if o.Binds != BoundOnline || !strings.Contains(o.Why, "online pods") {
+				t.Errorf("it binds %q: %s", o.Binds, o.Why)
+			}
+		})
+	}
+}
+
+func TestCapacityExplainsWhatBinds(t *testing.T) {
+	now := time.Date(2026, 3, 11, 16, 30, 0, 0, time.UTC)
+	evening := Window{Name: "evening", From: now.Add(30 * time.Minute), To: now.Add(5 * time.Hour)}
+	offer := Capacity(Observation{Now: now, Machine: machine, Past: known(now, 9, usual)}, allow)
+	for name, tc := range map[string]struct {
+		seen  func(*Observation)
+		rule  func(*Policy)
+		want  Bound
+		milli int64
+		why   string
+	}{
+		"a window that opens before a run is over": {nil, func(p *Policy) { p.Windows = []Window{evening} }, BoundWindow, 0, "in the window evening"},
+		"a window that leaves a little":            {nil, func(p *Policy) { w := evening; w.CPUPercent, w.MemoryPercent = 25, 80; p.Windows = []Window{w} }, BoundWindow, 4000, "at 17:00"},
+		"a day that has just begun":                {func(o *Observation) { o.Past = known(now, 0, usual); o.Requests = Room{CPUMilli: 20000} }, nil, BoundUnknown, 5600, "less than a day is known"},
+		"nothing is known":                         {func(o *Observation) { o.Past = nil }, nil, BoundUnknown, 0, "not measured"},
+		"metrics are lost":                         {func(o *Observation) { o.Now = now.Add(11 * time.Minute) }, nil, BoundUnknown, 0, "not measured"},
+		"metrics are late":                         {func(o *Observation) { o.Now = now.Add(6*time.Minute + 30*time.Second) }, nil, BoundUnknown, 10800, "last measured 6m30s ago"},
+		"a pod without metrics":                    {func(o *Observation) { o.Unmeasured = Room{CPUMilli: 3000} }, nil, BoundOnline, 18600, "3 cores for pods that are not measured"},
+		"it lent little a minute ago": {func(o *Observation) {
+			o.Last = offer
+			o.Last.At = now.Add(-time.Minute)
+			o.Last.Curve = Curve{Start: now.Add(-time.Hour), Step: time.Hour, CPUMilli: []int64{1000, 1000}, MemoryMiB: []int64{1 << 20, 1 << 20}}
+		}, nil, BoundRise, 1640, "rises by at most 10 %"},
+		"too little to lend": {nil, func(p *Policy) { p.MinimumMilli = 30000 }, BoundMinimum, 0, "worth lending"},
+		"the zero policy":    {nil, func(p *Policy) { *p = Policy{} }, BoundOnline, 0, "0 % of 32 cores"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			seen := Observation{Now: now, Machine: machine, Past: known(now, 9, usual)}
+			rule := allow
+			if tc.seen != nil {
+				tc.seen(&seen)
+			}
+			if tc.rule != nil {
+				tc.rule(&rule)
+			}
+			o := Capacity(seen, rule)
+			if o.Binds != tc.want || o.Now.CPUMilli != tc.milli || !strings.Contains(o.Why, tc.why) {
+				t.Errorf("%d are lent, %q binds: %s; want %d, %q and %q", o.Now.CPUMilli, o.Binds, o.Why, tc.milli, tc.want, tc.why)
+			}
+		})
+	}
+}
+
+func TestCapacityRisesSlowlyAndFallsAtOnce(t *testing.T) {
+	now := time.Date(2026, 3, 11, 10, 0, 0, 0, time.UTC)
+	past := known(now, 9, func(time.Time) float64 { return 4000 })
+	last := Offer{}
+	lent := []int64{}
+	for minute := range 120 {
+		now = now.Add(time.Minute)
+		use := 4000.0
+		if minute >= 20 && minute < 30 {
+			use = 24000
+		}
+		past.Observe(now, use, 10000)
+		last = Capacity(Observation{Now: now, Machine: machine, Past: past, Last: last}, allow)
+		lent = append(lent, last.Curve.At(now).CPUMilli)
+	}
+	if lent[19] != 21600 || lent[20] > 1600 {
+		t.Errorf("a burst takes %d to %d", lent[19], lent[20])
+	}
+	for i := 1; i < len(lent); i++ {
+		if rise := lent[i] - lent[i-1]; rise > 640 {
+			t.Errorf("in minute %d it rises by %d of 32000, more than a tenth in five minutes", i, rise)
+		}
+	}
+	if lent[119] != 21600 {
+		t.Errorf("an hour and a half after a burst %d are lent", lent[119])
+	}
+}
+
+// FuzzCapacity holds what is true of every offer, whatever is observed.
+func FuzzCapacity(f *testing.F) {
+	f.Add(uint64(1), 9.0, 0.95, int64(80), int64(32000), 20.0)
+	f.Add(uint64(2), 0.5, 0.0, int64(200), int64(-5), math.Inf(1))
+	f.Add(uint64(3), 30.0, 2.0, int64(-3), int64(1), math.NaN())
+	f.Fuzz(func(t *testing.T, seed uint64, days, quantile float64, percent, milli int64, scale float64) {
+		dice := rand.New(rand.NewPCG(seed, 1))
+		now := time.Date(2026, 3, 11, 10, 7, 0, 0, time.UTC)
+		if !(days >= 0 && days < 20) {
+			days = 3
+		}
+		milli = min(milli, 1<<30)
+		h := History{Start: now.Add(-time.Duration(days * 24 * float64(time.Hour))), Step: 10 * time.Minute}
+		for range int(days * 144) {
+			v := scale * 1000 * dice.Float64()
+			if dice.IntN(9) == 0 {
+				v = math.NaN()
+			}
+			h.CPUMilli, h.MemoryMiB = append(h.CPUMilli, v), append(h.MemoryMiB, v)
+		}
+		seen := Observation{Now: now, Machine: Room{milli, milli}, Past: Learn(h), Unmeasured: Room{dice.Int64N(3000) - 1000, 0}}
+		rule := Policy{CPUPercent: percent, MemoryPercent: percent, Quantile: quantile, RisePercent: dice.Int64N(40)}
+		o := Capacity(seen, rule)
+		if o.Curve.Steps() != Steps || o.Why == "" || o.Binds == "" {
+			t.Fatalf("an offer without a curve or a reason: %+v", o)
+		}
+		most := max(milli, 0)
+		for k := range Steps {
+			lent, online := o.Curve.CPUMilli[k], o.Online.CPUMilli[k]
+			if lent < 0 || lent > most || lent > 0 && lent+online > most*min(max(percent, 0), 100)/100 {
+				t.Fatalf("step %d lends %d beside %d of %d", k, lent, online, milli)
+			}
+		}
+		if o.Now.CPUMilli > o.Curve.At(now).CPUMilli {
+			t.Fatalf("more is lent for an hour than now")
+		}
+		// Equal arguments give equal offers, also from one Past.
+		if again := Capacity(seen, rule); fmt.Sprint(again) != fmt.Sprint(o) {
+			t.Fatal("the same question has two answers")
+		}
+		// What is not measured only lowers it.
+		seen.Unmeasured = seen.Unmeasured.Max(Room{}).Add(Room{CPUMilli: 500})
+		for k, lent := range Capacity(seen, rule).Curve.CPUMilli {
+			if lent > o.Curve.CPUMilli[k] {
+				t.Fatal("a pod without metrics raised the capacity")
+			}
+		}
+	})
+}
+
+func TestWindows(t *testing.T) {
+	shanghai := time.FixedZone("CST", 8*3600)
+	monday := time.Date(2026, 3, 2, 0, 0, 0, 0, shanghai)
+	for name, tc := range map[string]struct {
+		hours Hours
+		want  []string
+	}{
+		"every day":                           {Hours{From: 18 * time.Hour, To: 22 * time.Hour}, []string{"Mon 18:00", "Tue 18:00", "Wed 18:00", "Thu 18:00", "Fri 18:00", "Sat 18:00", "Sun 18:00"}},
+		"some days":                           {Hours{From: 18 * time.Hour, To: 22 * time.Hour, Days: []time.Weekday{time.Tuesday}}, []string{"Tue 18:00"}},
+		"over midnight, begun the day before": {Hours{From: 22 * time.Hour, To: 2 * time.Hour, Days: []time.Weekday{time.Sunday}}, []string{"Sun 22:00", "Sun 22:00"}},
+		"working days of a calendar":          {Hours{From: 8 * time.Hour, To: 9 * time.Hour, WorkingDays: true, Calendar: odd{}}, []string{"Wed 08:00", "Sat 08:00"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tc.hours.Location = shanghai
+			var got []string
+			for _, w := range Windows([]Hours{tc.hours}, monday, monday.AddDate(0, 0, 7)) {
+				got = append(got, w.From.In(shanghai).Format("Mon 15:04"))
+			}
+			if fmt.Sprint(got) != fmt.Sprint(tc.want) {
+				t.Errorf("windows begin %v, want %v", got, tc.want)
+			}
+		})
+	}
+}
+
+// odd is a calendar on which only Wednesday and Saturday are worked.
+type odd struct{}
+
+func (odd) DayType(t time.Time) elastic.DayType {
+	switch t.Weekday() {
+	case time.Wednesday:
+		return elastic.Workday
+	case time.Saturday:
+		return elastic.MakeUp
+	}
+	return elastic.Holiday
+}
