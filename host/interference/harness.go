@@ -40,7 +40,7 @@ type Options struct {
 	Head Head
 }
 
-// A Harness measures rows on this machine, one at a time. Close it.
+// A Harness measures rows on this machine, one at a time.
 type Harness struct {
 	options Options
 	tree    *cgroup.Tree
@@ -111,6 +111,24 @@ func (h *Harness) clear(g cgroup.Group) error {
 		time.Sleep(10 * time.Millisecond)
 	}
 	return err
+}
+
+// times are the machine's. What the scheduler adds up for the root group is to the
+// nanosecond; /proc/stat counts who is met by a tick.
+func (h *Harness) times() (cpuTimes, error) {
+	t, err := h.machine.times()
+	if err != nil {
+		return t, err
+	}
+	m, err := h.tree.Meter("/")
+	if err != nil {
+		return t, nil // no accounting for groups here: ticks it is
+	}
+	defer m.Close()
+	if use, err := m.ReadCPU(); err == nil {
+		t.busy = use.CPU.Seconds()
+	}
+	return t, nil
 }
 
 // Head returns what rows of this harness have in common; complete after
@@ -369,7 +387,7 @@ type reading struct {
 
 func (s *session) read() (r reading, err error) {
 	r.at = s.clock.now()
-	if r.all, err = s.h.machine.times(); err != nil {
+	if r.all, err = s.h.times(); err != nil {
 		return r, err
 	}
 	if r.online, err = s.h.machine.process(s.server.pid()); err != nil {
@@ -480,7 +498,7 @@ func (s *session) others() func() (float64, error) {
 	return func() (float64, error) {
 		now := reading{at: s.clock.now()}
 		var err error
-		if now.all, err = s.h.machine.times(); err != nil {
+		if now.all, err = s.h.times(); err != nil {
 			return 0, err
 		}
 		if now.online, err = s.h.machine.process(s.server.pid()); err != nil {
