@@ -139,17 +139,16 @@ func (n *Node) start(ctx context.Context, programs programs) error {
 	if n.kubelet, err = n.startKubelet(programs, network); err != nil {
 		return err
 	}
-	if err := n.awaitReady(ctx); err != nil {
+	if err := n.AwaitReady(ctx); err != nil {
 		return err
 	}
 	n.o.Log("kubelet is up and the node %s is Ready after %.1f s", n.Name, time.Since(began).Seconds())
 	return nil
 }
 
-// awaitReady waits until the API server has the word of a kubelet that began after
-// this call.
-func (n *Node) awaitReady(ctx context.Context) error {
-	began := metav1.NewTime(time.Now().Truncate(time.Second))
+// AwaitReady waits until the kubelet has said, after this call, that the node is Ready.
+func (n *Node) AwaitReady(ctx context.Context) error {
+	began := metav1.NewTime(time.Now().Truncate(time.Second).Add(time.Second)) // the API server knows seconds
 	last := "it has not registered"
 	for {
 		node, err := n.client.CoreV1().Nodes().Get(ctx, n.Name, metav1.GetOptions{})

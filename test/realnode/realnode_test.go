@@ -37,8 +37,10 @@ func TestMain(m *testing.M) {
 }
 
 var roles = map[string]func(args []string) error{
-	"wait": func([]string) error { select {} },
-	"join": joinAndWait,
+	"wait":  func([]string) error { select {} },
+	"join":  joinAndWait,
+	"serve": serve,
+	"burn":  burn,
 }
 
 // program is an image of this test's own program.
@@ -82,9 +84,6 @@ func join(t *testing.T) (*controlplane.Cluster, *realnode.Node, kubernetes.Inter
 		t.Fatal(err)
 	}
 	c := clustertest.Own(t, controlplane.Options{})
-	if _, err := c.StartScheduler(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	before := settings(t)
 	n, err := realnode.Start(t.Context(), realnode.Options{Cluster: c, BinDir: bin, Log: t.Logf})
 	if err != nil {
@@ -163,12 +162,13 @@ func remains() []string {
 	return found
 }
 
-// real is a pod that comes to the real node.
+// real is a pod of the real node. It is said to be there: what places pods is tested
+// in test/kube.
 func real(name string, image realnode.Image, args ...string) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": name}},
 		Spec: corev1.PodSpec{
-			NodeSelector:                  map[string]string{realnode.LabelReal: "true"},
+			NodeName:                      realnode.DefaultName,
 			Tolerations:                   []corev1.Toleration{{Key: realnode.LabelReal, Operator: corev1.TolerationOpExists}},
 			TerminationGracePeriodSeconds: new(int64(1)),
 			Containers:                    []corev1.Container{{Name: "main", Image: image.Name, ImagePullPolicy: corev1.PullNever, Args: args}},
@@ -248,7 +248,6 @@ func TestANodeThatWasKilledIsSweptAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	pod := real("try", realnode.Image{Name: "localhost/neap-pause:local"})
-	pod.Spec.NodeName = realnode.DefaultName // there is no scheduler
 	clustertest.Eventually(t, "a pod to be made", func() error {
 		_, err := client.CoreV1().Pods("default").Create(t.Context(), pod, metav1.CreateOptions{})
 		return err
