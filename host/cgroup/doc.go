@@ -48,9 +48,9 @@
 // A holder that hangs delays others by fs.lease-break-time (45 s) at most. A
 // holder that is killed leaves the group idle without a lease: whoever watches
 // over it runs [Restore] within seconds, and a kubelet's unit may do the same
-// before it starts (ExecStartPre). Kernels from 7.0 on give no leases on cgroup
-// files: there Idle is [ErrAbsent] below the cgroupfs driver, and a weight of 2
-// with a quota is what is left.
+// before it starts (ExecStartPre). Since Linux 7.0 filesystems opt in to leases:
+// where cgroup files give none, Idle is [ErrAbsent] below the cgroupfs driver, and
+// the kubelet's own weight of 2 with a quota is what is left.
 //
 // Groups of systemd (*.slice) get no lease, for systemd is PID 1 and must not be
 // held up: it ends idle itself before it writes a weight, so its write does not

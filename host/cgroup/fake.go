@@ -94,7 +94,7 @@ func (f *Fake) Without(file string) {
 	f.absent[file] = true
 }
 
-// NoLeases makes the kernel give no leases on these files, as from 7.0 on.
+// NoLeases makes the kernel give no leases on these files.
 func (f *Fake) NoLeases() {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"sync"
@@ -59,7 +60,7 @@ type Ledger struct {
 	names   map[string][]place // of the files that are watched
 	guards  map[Group]*guard
 	found   *record
-	foreign map[place]int64
+	foreign map[Knob]int64
 	closed  bool
 }
 
@@ -93,7 +94,7 @@ func OpenLedger(t *Tree, o Options) (*Ledger, error) {
 		return nil, t.missing("own", o.Scope, path.Join(t.dir("cpu", o.Scope), "."), err)
 	}
 	l := &Ledger{tree: t, options: o, unlock: unlock, stop: make(chan struct{}), poked: make(chan struct{}, 1),
-		want: map[place]Want{}, names: map[string][]place{}, guards: map[Group]*guard{}, foreign: map[place]int64{}}
+		want: map[place]Want{}, names: map[string][]place{}, guards: map[Group]*guard{}, foreign: map[Knob]int64{}}
 	if l.found, err = load(o.Dir, t.files.boot()); err == nil {
 		err = l.found.restore(t, "/")
 	}
@@ -136,7 +137,9 @@ func (l *Ledger) Set(wants ...Want) error {
 	for _, s := range l.plan(l.keep(todo, &errs)) {
 		if err := l.apply(s.Want); err != nil {
 			errs = append(errs, err)
-			delete(l.want, place{s.Group, s.Knob})
+			if delete(l.want, place{s.Group, s.Knob}); errors.Is(err, ErrGone) {
+				l.found.forget(s.Group)
+			}
 		} else if !s.beside {
 			l.want[place{s.Group, s.Knob}] = s.Want
 		}
@@ -353,11 +356,7 @@ func (l *Ledger) Table() []Want {
 func (l *Ledger) ForeignWrites() map[Knob]int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	sum := map[Knob]int64{}
-	for p, n := range l.foreign {
-		sum[p.knob] += n
-	}
-	return sum
+	return maps.Clone(l.foreign)
 }
 
 // Close puts every file back as it was found and ends the ownership.
@@ -496,7 +495,7 @@ func (l *Ledger) check(p place) {
 	if err != nil {
 		return // refused for now: the next look tries again
 	}
-	l.foreign[p]++
+	l.foreign[p.knob]++
 	if l.options.Foreign != nil {
 		l.options.Foreign(Foreign{p.group, p.knob, got, w.Value})
 	}
