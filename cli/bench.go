@@ -16,6 +16,8 @@ var benches = []func() *cobra.Command{
 	newBenchColocateCommand,
 	newBenchReactionCommand,
 	newBenchInterfereCommand,
+	newBenchNetCommand,
+	newBenchNetRoleCommand,
 }
 
 func newBenchCommand() *cobra.Command {

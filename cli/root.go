@@ -33,6 +33,7 @@ var commands = []func() *cobra.Command{
 	newElasticCommand,
 	newColocateCommand,
 	newGPUCommand,
+	newNodeCommand,
 	newTimetableCommand,
 	newReplayCommand,
 	newBenchCommand,

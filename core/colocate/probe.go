@@ -67,7 +67,7 @@ func (p Probe) Verdict() (ok bool, reason, message string) {
 	}
 	var lacks []string
 	for _, f := range p.Features {
-		if f.State == No {
+		if f.State == No && f.Name != "smt" && f.Name != "numa" { // those two are no gifts
 			lacks = append(lacks, f.Name)
 		}
 	}
