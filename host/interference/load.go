@@ -101,7 +101,11 @@ func load(args []string, stdin io.Reader, stdout io.Writer) error {
 		return err
 	}
 	reports := make([]loadPhase, len(phases))
-	late := make([]uint32, 0, int(expect*1.2)+1000)
+	late := make([]uint32, int(expect*1.2)+1000)
+	for i := range late {
+		late[i] = 1 // the kernel hands out the memory now, not while we send
+	}
+	late = late[:0]
 	counts := make([]int, len(phases))
 
 	rt := realTime() == nil
@@ -179,7 +183,7 @@ func connect(address string, n int) ([]*sender, error) {
 		if err != nil {
 			return nil, fmt.Errorf("connect to the server at %s: %w", address, err)
 		}
-		senders[i] = &sender{conn: conn, pending: make([]byte, 0, 1<<16)}
+		senders[i] = &sender{conn: conn, pending: make([]byte, 0, 1<<10)}
 	}
 	return senders, nil
 }

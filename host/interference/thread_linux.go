@@ -106,8 +106,23 @@ func dialRaw(to netip.AddrPort) (rawConn, error) {
 	return rawConn{fd}, nil
 }
 
-func (c rawConn) read(b []byte) (int, error)  { return unix.Read(c.fd, b) }
-func (c rawConn) write(b []byte) (int, error) { return unix.Write(c.fd, b) }
+// read and write do not tell the runtime that they enter the kernel, which they
+// leave at once: it would lend what the thread needs to go on to another.
+func (c rawConn) read(b []byte) (int, error)  { return c.call(unix.SYS_READ, b) }
+func (c rawConn) write(b []byte) (int, error) { return c.call(unix.SYS_WRITE, b) }
+
+func (c rawConn) call(number uintptr, b []byte) (int, error) {
+	for {
+		n, _, errno := unix.RawSyscall(number, uintptr(c.fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}
 
 // own makes a child a process group of its own: Ctrl-C is ours to answer, in order.
 func own(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} }
