@@ -74,6 +74,10 @@ bench: build ## Measure every bar and print it (bench/README.md)
 soak: build ## Place 100,000 pods on GPUs with schedulers killed and pods racing, under audit (an hour)
 	@NEAP_GPU_PLACEMENTS=100000 go test ./test/kube -count=1 -timeout 4h -v -run '^TestNoGPUIsGivenAwayTwice$$'
 
+.PHONY: soak-agent
+soak-agent: ## Run the agent while pods come and go, under the race detector (an hour, as root)
+	@CGO_ENABLED=1 NEAP_AGENT_SOAK=$${NEAP_AGENT_SOAK:-1h} go test -race ./host/agent -count=1 -timeout 2h -v -run '^TestPodsComeAndGo$$'
+
 .PHONY: hardware
 hardware: ## Try GPU sharing on this machine's GPU, or say what is missing for it
 	@mkdir -p bin && go build -o bin/ ./cmd/neap-agent && bin/neap-agent probe

@@ -109,7 +109,7 @@ func (h *Herald) watch() cache.Controller {
 	selector := fields.OneTermEqualSelector("spec.nodeName", h.opts.Node).String()
 	pods := h.opts.Kube.CoreV1().Pods("")
 	store, controller := cache.NewInformerWithOptions(cache.InformerOptions{
-		ListerWatcher: &cache.ListWatch{
+		ListerWatcher: cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
 			ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 				o.FieldSelector = selector
 				return pods.List(ctx, o)
@@ -118,7 +118,7 @@ func (h *Herald) watch() cache.Controller {
 				o.FieldSelector = selector
 				return pods.Watch(ctx, o)
 			},
-		},
+		}, h.opts.Kube),
 		ObjectType: new(corev1.Pod),
 		Handler: cache.ResourceEventHandlerFuncs{
 			AddFunc:    func(any) { h.poke() },
