@@ -304,7 +304,7 @@ func writeColocateReplay(w io.Writer, r *colocateReplayed) error {
 	}
 	t = newTable(columns...)
 	for _, p := range r.Points {
-		value := fixed(p.Value, 1)
+		value := strconv.FormatFloat(p.Value, 'f', -1, 64)
 		if p.Standard {
 			value += "*"
 		}

@@ -27,16 +27,19 @@ type shared struct {
 	hours []colocate.Hours
 }
 
+// What is swept: percentages for the peers; for Neap the share of the machine at
+// the quantile that it ships with, and then lower quantiles, for to lend beyond the
+// line is no use to anybody.
 var percents = []float64{20, 30, 40, 50, 60, 70, 80, 90, 100}
 
-var cares = []float64{0.2, 1, 5, 20, 50, 80, 95, 99}
+var cares = []float64{20, 30, 40, 50, 60, 70, 80, 80.2, 80.5, 80.8, 80.95}
 
 var policies = []policy{
-	{"neap", "core/colocate: like times and levels, horizon, run times as declared or learnt", "100 − quantile", 5, cares,
+	{"neap", "core/colocate: like times and levels, horizon, run times as declared or learnt", "cpuPercent at quantile 0.95; 80 + r: 80 % at quantile 1 − r", Line, cares,
 		func(m *Machine, s *shared, v float64) Lender {
 			return &Neap{Policy: neapPolicy(v), Machine: m, Past: s.past, Hours: s.hours}
 		}},
-	{"neap-blind", "the same, no run time known: an hour for every job", "100 − quantile", 5, cares,
+	{"neap-blind", "the same, no run time known: an hour for every job", "cpuPercent at quantile 0.95; 80 + r: 80 % at quantile 1 − r", Line, cares,
 		func(m *Machine, s *shared, v float64) Lender {
 			return &Neap{Policy: neapPolicy(v), Machine: m, Past: s.past, Hours: s.hours, Blind: true}
 		}},
@@ -60,8 +63,13 @@ var policies = []policy{
 		func(m *Machine, _ *shared, v float64) Lender { return &Oracle{Share: v, Machine: m} }},
 }
 
-func neapPolicy(risk float64) colocate.Policy {
-	return colocate.Policy{CPUPercent: Line, MemoryPercent: 100, Quantile: 1 - risk/100, RunTime: time.Hour}
+// neapPolicy is the policy of one value: see cares.
+func neapPolicy(value float64) colocate.Policy {
+	p := colocate.Policy{CPUPercent: int64(min(value, Line)), MemoryPercent: 100, RunTime: time.Hour}
+	if value > Line {
+		p.Quantile = 1 - (value - Line)
+	}
+	return p
 }
 
 // Policies lists the policies in their order.
