@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // TestRulesOfTheKernel runs the same cases on the fake and on this machine: what
@@ -111,6 +112,16 @@ func sweep(tree *Tree) {
 		pid, _, _ := strings.Cut(rest, "-")
 		if n, err := strconv.Atoi(pid); ok && err == nil && syscall.Kill(n, 0) != nil {
 			tree.Remove(g)
+		}
+	}
+}
+
+// until waits for a condition, generously.
+func until(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !is(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("in a minute it did not come to this: %s", what)
 		}
 	}
 }

@@ -1,3 +1,5 @@
+//go:build linux
+
 package cgroup
 
 import (
@@ -118,16 +120,6 @@ func (r *run) stop() {
 	r.stdin.Close()
 	r.cmd.Process.Kill()
 	r.cmd.Wait()
-}
-
-// until waits for a condition, generously.
-func until(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for end := time.Now().Add(time.Minute); !is(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("in a minute it did not come to this: %s", what)
-		}
-	}
 }
 
 // kubepods makes the kubelet's groups as it leaves them.
