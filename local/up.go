@@ -197,6 +197,10 @@ func (u *up) run(ctx context.Context, began time.Time) (*Report, error) {
 		if err := realnode.Check(u.o.BinDir); err != nil {
 			return nil, err
 		}
+	} else if realnode.Left() && os.Geteuid() == 0 {
+		if err := realnode.Sweep(); err != nil && !errors.Is(err, realnode.ErrInUse) {
+			return nil, err
+		}
 	}
 	listener, err := listen(u.o.Listen)
 	if err != nil {
@@ -604,8 +608,12 @@ func (u *up) joinHost(ctx context.Context) error {
 			u.failed <- err
 		}
 	}()
+	image := realnode.Image{Name: "localhost/neap-agent:local", Program: filepath.Join(u.o.BinDir, "neap-agent")}
+	if err := n.Import(ctx, image); err != nil {
+		return errors.Join(err, n.Stop(context.Background()))
+	}
 	u.out.step("this machine", began, fmt.Sprintf("the node %s is real: kubelet, containerd, its pods and their cgroups; its time is the wall's", n.Name))
-	u.out.line("    pods come to it that select and tolerate %s=true; it has no services but the API server's, no names, and pulls no images", realnode.LabelReal)
+	u.out.line("    pods come to it that select and tolerate %s=true; it pulls no images (it has %s), and has no names and no services but the API server's", realnode.LabelReal, image.Name)
 	return nil
 }
 

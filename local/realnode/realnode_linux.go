@@ -251,12 +251,15 @@ func look(binDir string) (programs, error) {
 		return p, errors.New("to make this machine a node of the cluster takes root: a kubelet makes cgroups, mounts and network namespaces; use sudo, or leave --join-host out")
 	}
 	var missing []string
-	for name, path := range map[string]*string{"containerd": &p.containerd, "runc": &p.runc, "ctr": new(string)} {
-		found, err := exec.LookPath(name)
+	for _, program := range []struct {
+		name string
+		path *string
+	}{{"containerd", &p.containerd}, {"ctr", new(string)}, {"runc", &p.runc}} {
+		found, err := exec.LookPath(program.name)
 		if err != nil {
-			missing = append(missing, name)
+			missing = append(missing, program.name)
 		}
-		*path = found
+		*program.path = found
 	}
 	for _, dir := range []string{"/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"} {
 		if _, err := os.Stat(filepath.Join(dir, "ptp")); err == nil {

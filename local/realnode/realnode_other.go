@@ -24,5 +24,11 @@ func (*Node) Failed() <-chan error { return nil }
 // Check says that this is not Linux.
 func Check(string) error { return errLinux }
 
+// Left says that nothing is left.
+func Left() bool { return false }
+
+// Import says that this is not Linux.
+func (*Node) Import(context.Context, Image) error { return errLinux }
+
 // Sweep does nothing.
 func Sweep() error { return nil }

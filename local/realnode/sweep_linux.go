@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -57,6 +58,13 @@ func remember() error {
 		return fmt.Errorf("record how the machine was: %w", err)
 	}
 	return clusterdir.WriteFile(recordFile, append(b, '\n'))
+}
+
+// Left reports whether a node that did not stop has left something on this machine,
+// or one runs.
+func Left() bool {
+	_, err := os.Stat(recordFile)
+	return err == nil
 }
 
 // Sweep takes away what a node that did not stop left on this machine. With none it
@@ -204,13 +212,17 @@ func mountPoints() ([]mount, error) {
 		return nil, err
 	}
 	defer f.Close()
+	return parseMounts(f)
+}
+
+// parseMounts reads lines such as "36 35 98:0 / /mnt rw shared:1 - ext4 /dev/sda rw".
+func parseMounts(r io.Reader) ([]mount, error) {
 	var all []mount
-	lines := bufio.NewScanner(f)
+	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
-		fields, rest, ok := strings.Cut(lines.Text(), " - ")
-		before := strings.Fields(fields)
-		after := strings.Fields(rest)
+		where, what, ok := strings.Cut(lines.Text(), " - ")
+		before, after := strings.Fields(where), strings.Fields(what)
 		if !ok || len(before) < 5 || len(after) < 1 {
 			continue
 		}

@@ -2,6 +2,7 @@ package realnode
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -51,6 +52,10 @@ import (
 // middle. The kubelet's own writes never fail, no weight is lost, batch is bounded
 // without its agent, and in the end every file is as it was found.
 func TestBatchBesideOnline(t *testing.T) {
+	restarts := 3
+	if n, err := strconv.Atoi(os.Getenv("NEAP_KUBELET_RESTARTS")); err == nil {
+		restarts = n
+	}
 	s := newStage(t)
 	online := s.online("online", 200)
 	batch := s.batch("batch")
@@ -67,7 +72,7 @@ func TestBatchBesideOnline(t *testing.T) {
 
 	// 2. The kubelet begins again, and writes its weights at its start.
 	_, before := s.node.KubeletPID()
-	for n := range 3 {
+	for n := range restarts {
 		pid, _ := s.node.KubeletPID()
 		s.kill(pid)
 		if err := s.node.AwaitReady(t.Context()); err != nil {
@@ -75,8 +80,8 @@ func TestBatchBesideOnline(t *testing.T) {
 		}
 		s.held(fmt.Sprintf("the kubelet began for the %d. time", n+2))
 	}
-	if _, after := s.node.KubeletPID(); after-before != 3 {
-		t.Errorf("the kubelet was killed 3 times and began again %d times: its start failed", after-before)
+	if _, after := s.node.KubeletPID(); after-before != restarts {
+		t.Errorf("the kubelet was killed %d times and began again %d times: its start failed", restarts, after-before)
 	}
 
 	// 3. It writes them as pods come, too, and every minute.
@@ -124,7 +129,29 @@ func TestBatchBesideOnline(t *testing.T) {
 
 	// 7. What online users had of all that.
 	load.end(t)
-	s.kubeletWrote()
+	if c := s.complaint(); c != "" {
+		t.Errorf("the kubelet could not write: %s", c)
+	}
+
+	// 8. All that was needed: idle without a holder keeps a kubelet from its start.
+	group := s.layout.Class(cgroup.BestEffort)
+	if err := s.tree.Set(group, cgroup.Idle, 1); err != nil {
+		t.Fatal(err)
+	}
+	pid, _ = s.node.KubeletPID()
+	s.kill(pid)
+	clustertest.Eventually(t, "a kubelet that fails", func() error {
+		if s.complaint() == "" {
+			return errors.New("it has not complained")
+		}
+		return nil
+	})
+	if err := s.tree.Set(group, cgroup.Idle, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.node.AwaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // A stage is a cluster with this machine as its node and all that Neap needs there.
@@ -594,20 +621,22 @@ func (s *stage) restarted(app string) {
 	})
 }
 
-// kubeletWrote looks for the kubelet's complaints about its groups.
-func (s *stage) kubeletWrote() {
+// complaint is the first line in which the kubelet says that it could not write its
+// groups, empty if it always could.
+func (s *stage) complaint() string {
 	s.Helper()
 	b, err := os.ReadFile(s.cluster.Dir.Log("kubelet"))
 	if err != nil {
 		s.Fatal(err)
 	}
 	for line := range strings.Lines(string(b)) {
-		for _, complaint := range []string{"Failed to reserve QoS requests", "Failed to update QoS cgroup", "failed to update top level", "cpu.shares", "cpu.weight"} {
-			if strings.Contains(line, complaint) {
-				s.Errorf("the kubelet could not write: %s", strings.TrimSpace(line))
+		for _, about := range []string{"Failed to reserve QoS requests", "Failed to update QoS cgroup", "failed to update top level", "cpu.shares", "cpu.weight"} {
+			if strings.Contains(line, about) {
+				return strings.TrimSpace(line)
 			}
 		}
 	}
+	return ""
 }
 
 const servePort = 8080
