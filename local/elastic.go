@@ -22,8 +22,8 @@ import (
 const keepMetrics = 65 * 24 * time.Hour
 
 // remember writes what was asked of the modules with policies in the days before
-// the scenario's start into the metrics, as the fleet would have: forecasts learn
-// from it. It returns how many days there are.
+// the scenario's start into the metrics, as the fleet would have, and what was used of
+// machines that lend to batch: forecasts and capacities learn from it. It returns how many days there are.
 func remember(ctx context.Context, m *metrics.Embedded, s *scenario.Scenario) (days int, err error) {
 	past := replay.Before(s)
 	type counter struct {
@@ -40,6 +40,10 @@ func remember(ctx context.Context, m *metrics.Embedded, s *scenario.Scenario) (d
 		counters = append(counters, c)
 		longest = max(longest, len(c.values))
 	}
+	used := pastUse(s)
+	if used != nil {
+		longest = max(longest, pastDays*24*60)
+	}
 	samples := make([]metrics.Sample, 0, len(counters))
 	end := s.Start.Truncate(time.Minute)
 	for back := longest - 1; back >= 0; back-- {
@@ -50,10 +54,14 @@ func remember(ctx context.Context, m *metrics.Embedded, s *scenario.Scenario) (d
 				samples = append(samples, metrics.Sample{Handle: c.handle, V: c.total})
 			}
 		}
+		at := end.Add(-time.Duration(back) * time.Minute)
+		if used != nil && at.Truncate(15*time.Minute).Equal(at) && end.Sub(at) <= pastDays*24*time.Hour {
+			samples = append(samples, used(at)...)
+		}
 		if len(samples) == 0 {
 			continue
 		}
-		if err := m.Append(ctx, end.Add(-time.Duration(back)*time.Minute), samples); err != nil {
+		if err := m.Append(ctx, at, samples); err != nil {
 			return 0, fmt.Errorf("write down the load before the day: %w", err)
 		}
 	}

@@ -145,6 +145,7 @@ type up struct {
 	player  *player.Player
 	control *controller.Controller
 	pace    pace
+	lent    time.Time                     // when it was last told what batch may have
 	past    chan error                    // closed when the load before the day is written down
 	biller  atomic.Pointer[biller.Biller] // for the store, which is open before it
 
@@ -351,7 +352,7 @@ func (u *up) openRecords(ctx context.Context) error {
 		}
 	}
 	u.out.step("store and metrics", began, "")
-	if _, old := u.newest(); u.metrics != nil && u.o.Scenario.Elastic() && !old {
+	if _, old := u.newest(); u.metrics != nil && (u.o.Scenario.Elastic() || len(u.o.Scenario.Colocations) > 0) && !old {
 		u.past = make(chan error, 1)
 		go func() {
 			began := time.Now()
@@ -373,7 +374,7 @@ func (u *up) newest() (time.Time, bool) {
 }
 
 func (u *up) keep() metrics.EmbeddedOptions {
-	if !u.o.Scenario.Elastic() {
+	if !u.o.Scenario.Elastic() && len(u.o.Scenario.Colocations) == 0 {
 		return metrics.EmbeddedOptions{}
 	}
 	return metrics.EmbeddedOptions{Retention: keepMetrics}
@@ -734,6 +735,7 @@ func (u *up) fill(ctx context.Context) (*running, func(), error) {
 		}
 	}
 	u.live.set(func(l *live) { l.fleet, l.factory = u.fleet, factory })
+	u.start(inner, r, part{"the simulated agents", u.keepAgents})
 	u.start(inner, r, part{"the simulated kubelets", func(ctx context.Context) error { return kubelets.Watch(ctx, factory) }})
 
 	if u.past != nil {
@@ -749,6 +751,7 @@ func (u *up) fill(ctx context.Context) (*running, func(), error) {
 	if u.control, err = controller.New(controller.Options{
 		RESTConfig: cfg, Store: u.store, Metrics: u.figures(), Clock: u.day, Times: biller.Observed, Currency: u.o.Scenario.Currency, Grace: u.grace(), Log: logger,
 		Ledger: u.store, Decided: u.decided, Surveyed: u.surveyed, EvacuateGPUs: v1alpha1.RepackDryRun,
+		Colocated: u.colocated, BatchLasts: u.batchLasts(), BatchApart: batchApart,
 	}); err != nil {
 		return fail(err)
 	}

@@ -28,6 +28,13 @@ var families = []struct{ name, typ, help string }{
 	{"http_request_duration_seconds_bucket", "", ""},
 	{"http_request_duration_seconds_sum", "", ""},
 	{"http_request_duration_seconds_count", "", ""},
+	{"neap_colocation_capacity_milli", "gauge", "Thousandths of a core that a machine has (simulated)."},
+	{"neap_colocation_system_milli", "gauge", "Thousandths of a core that its system uses (simulated)."},
+	{"neap_colocation_online_milli", "gauge", "Thousandths of a core that its online pods use (simulated)."},
+	{"neap_colocation_batch_milli", "gauge", "Thousandths of a core that its batch pods use (simulated)."},
+	{"neap_colocation_budget_milli", "gauge", "Thousandths of a core that its batch pods could use (simulated)."},
+	{"neap_colocation_batch_core_seconds_total", "counter", "Core-seconds that its batch pods used (simulated)."},
+	{"neap_colocation_step", "gauge", "1 for the step of the ladder that is taken (simulated)."},
 	{"neap_module_ready_replicas", "gauge", "Ready pods of a module in a pool (simulated)."},
 }
 
@@ -78,7 +85,17 @@ type podSeries struct {
 
 type machineSeries struct {
 	cpu, memory *series
+	lent        *lentSeries // nil: it lends nothing to batch pods
 	seen        time.Time
+}
+
+// all returns the machine's series.
+func (s *machineSeries) all() []*metrics.Handle {
+	out := []*metrics.Handle{s.cpu.handle, s.memory.handle}
+	if s.lent != nil {
+		s.lent.each(func(_ string, s *series) { out = append(out, s.handle) })
+	}
+	return out
 }
 
 type moduleSeries struct {
@@ -169,10 +186,16 @@ func (e *export) take(f *world.Frame) {
 			e.machines[m.Machine.Name] = s
 		}
 		s.cpu.v, s.memory.v, s.seen = m.CPUSecondsTotal, float64(m.Use[resource.Memory]), f.To
+		if m.Lent {
+			if s.lent == nil {
+				s.lent = newLentSeries(m.Machine.Name)
+			}
+			s.lent.take(m, f.To.Sub(f.From).Seconds())
+		}
 	}
 	for name, s := range e.machines {
 		if !s.seen.Equal(f.To) {
-			e.edges = append(e.edges, edge{at: f.From, ended: []*metrics.Handle{s.cpu.handle, s.memory.handle}})
+			e.edges = append(e.edges, edge{at: f.From, ended: s.all()})
 			delete(e.machines, name)
 		}
 	}
@@ -244,6 +267,9 @@ func (e *export) each(do func(name string, s *series)) {
 	for _, s := range e.machines {
 		do("node_cpu_usage_seconds_total", s.cpu)
 		do("node_memory_working_set_bytes", s.memory)
+		if s.lent != nil {
+			s.lent.each(do)
+		}
 	}
 	for _, s := range e.modules {
 		if s.ok != nil {

@@ -73,13 +73,15 @@ type Fleet struct {
 	providers map[string]*provider
 	nodePools map[string]string
 	known     map[types.UID]*known
+	lent      map[string]*convert.BatchCapacity    // by node; of those that lend to batch pods
 	waiting   map[string]map[types.UID]*corev1.Pod // bound to a node that is not known yet
 	last      time.Time                            // end of the last step
 	told      time.Time                            // end of the last step whose samples are in the metrics
 	step      time.Duration
 	export    export
 	view      View
-	gone      func(types.UID) // set by Start
+	gone      func(types.UID) // set by Watch
+	finished  func(finish)    // likewise
 }
 
 type moduleName struct{ namespace, name string }
@@ -88,6 +90,7 @@ type known struct {
 	from             time.Time // first seen on its machine
 	ready            bool
 	requests, limits resource.Vector
+	work             float64 // core-seconds after which it is done; 0: it takes its time
 }
 
 // New returns a fleet without machines.
@@ -98,10 +101,10 @@ func New(o Options) *Fleet {
 		modules:   map[moduleName]*scenario.Module{},
 		nodes:     map[string]int64{},
 		providers: map[string]*provider{}, nodePools: map[string]string{},
-		known:   map[types.UID]*known{},
+		known: map[types.UID]*known{}, lent: map[string]*convert.BatchCapacity{},
 		waiting: map[string]map[types.UID]*corev1.Pod{},
 		step:    min(max(time.Duration(o.Clock.Speed()*float64(time.Second)), shortestStep), longestStep),
-		gone:    func(types.UID) {},
+		gone:    func(types.UID) {}, finished: func(finish) {},
 	}
 	for i := range o.Scenario.Modules {
 		m := &o.Scenario.Modules[i]
@@ -120,7 +123,7 @@ func New(o Options) *Fleet {
 // Call it before they start.
 func (f *Fleet) Watch(factory informers.SharedInformerFactory, l *Lifecycle) error {
 	if l != nil {
-		f.gone = l.Forget
+		f.gone, f.finished = l.Forget, l.finish
 	}
 	_, err := factory.Core().V1().Nodes().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(o any) { f.putNode(o.(*corev1.Node)) },
@@ -212,6 +215,7 @@ func (f *Fleet) putNode(n *corev1.Node) {
 	}
 	f.world.AddMachine(m)
 	f.nodes[n.Name], f.nodePools[n.Name] = m.RatingMillis, m.Pool
+	f.lends(n)
 	for _, p := range f.waiting[n.Name] {
 		f.put(p)
 	}
@@ -224,6 +228,7 @@ func (f *Fleet) dropNode(name string) {
 	f.world.RemoveMachine(name)
 	delete(f.nodes, name)
 	delete(f.nodePools, name)
+	delete(f.lent, name)
 	delete(f.waiting, name)
 }
 
@@ -265,11 +270,11 @@ func (f *Fleet) put(p *corev1.Pod) {
 	}
 	requests, limits := podResources(p)
 	if k == nil {
-		k = &known{from: f.now(), requests: requests, limits: limits}
+		k = &known{from: f.now(), requests: requests, limits: limits, work: f.task(p)}
 		f.known[p.UID] = k
 		f.world.AddPod(world.Pod{
 			ID: id, Namespace: p.Namespace, Name: p.Name, Module: f.moduleOf(p), Machine: p.Spec.NodeName,
-			Requests: requests, Limits: limits,
+			Requests: requests, Limits: limits, Batch: colocated(p),
 		}, k.from)
 	}
 	if k.requests != requests || k.limits != limits {
@@ -397,6 +402,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 func (f *Fleet) advance(ctx context.Context, to time.Time) error {
 	f.mu.Lock()
 	middle := f.last.Add(to.Sub(f.last) / 2)
+	f.lend(middle)
 	frame := f.world.Step(f.last, to, func(k workload.Key) float64 {
 		m := f.modules[moduleName{k.Namespace, k.Name}]
 		if m == nil {
@@ -408,6 +414,7 @@ func (f *Fleet) advance(ctx context.Context, to time.Time) error {
 	f.last = to
 	f.view.take(frame)
 	f.export.take(frame)
+	done := f.work(frame)
 	behind := f.opts.Clock.Now().Sub(to)
 	// Behind by more than a few steps: sample less often, down to what PromQL
 	// still takes for one series without gaps. Counters lose nothing by it.
@@ -418,6 +425,9 @@ func (f *Fleet) advance(ctx context.Context, to time.Time) error {
 	}
 	sink := f.opts.Metrics
 	f.mu.Unlock()
+	for _, d := range done {
+		f.finished(d)
+	}
 	defer func() {
 		f.mu.Lock()
 		f.told = to

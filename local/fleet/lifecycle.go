@@ -10,6 +10,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -177,6 +179,20 @@ func StartLifecycle(ctx context.Context, o LifecycleOptions) (*Lifecycle, error)
 func (l *Lifecycle) Forget(uid types.UID) {
 	l.table.forget(uid)
 	l.refusals.Delete(uid)
+}
+
+// finish lets a pod end that has done its work.
+func (l *Lifecycle) finish(d finish) {
+	go func() { // the physics do not wait for the API server
+		patch := fmt.Appendf(nil, `{"metadata":{"uid":%q,"annotations":{%q:%q}}}`, d.uid, WorkDoneAnnotation, d.at.UTC().Format(time.RFC3339Nano))
+		for range 3 {
+			_, err := l.client.CoreV1().Pods(d.key.Namespace).Patch(context.Background(), d.key.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+			if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+				return
+			}
+			time.Sleep(time.Second)
+		}
+	}()
 }
 
 // Close frees the lifecycle. The context of StartLifecycle must be done.

@@ -65,6 +65,9 @@ func next(pod *corev1.Pod) Stage {
 	case resizing(pod):
 		return Resized
 	case ofJob(pod):
+		if colocated(pod) && pod.Annotations[WorkDoneAnnotation] == "" {
+			return None // it is done when its work is
+		}
 		return Complete
 	}
 	return None
@@ -149,6 +152,9 @@ func (t *timetable) at(pod *corev1.Pod, stage Stage, now time.Time) time.Time {
 		ask = t.durations.Run
 		if at, err := time.Parse(time.RFC3339Nano, pod.Annotations[ReadyAtAnnotation]); err == nil {
 			from = at // it may have run for a while before this process started
+		}
+		if at, err := time.Parse(time.RFC3339Nano, pod.Annotations[WorkDoneAnnotation]); err == nil {
+			from, ask = at, nil
 		}
 	case Gone:
 		ask = t.durations.Stop

@@ -177,6 +177,9 @@ func podLabels(m *scenario.Module) map[string]string {
 	l := selector(m)
 	l["app.kubernetes.io/name"] = m.Name
 	l["neap.dev/kind"] = string(m.Kind)
+	if m.Colocate {
+		l[v1alpha1.LabelClass] = v1alpha1.ClassBatch
+	}
 	return l
 }
 
@@ -235,6 +238,12 @@ func jobSpec(s *scenario.Scenario, m scenario.ModuleState, keep int32) batchv1.J
 	}
 	need(m.Spec, &j.Template)
 	j.Template.Spec.RestartPolicy = corev1.RestartPolicyNever
+	if m.Spec.Colocate { // that it made way is not its fault
+		j.PodFailurePolicy = &batchv1.PodFailurePolicy{Rules: []batchv1.PodFailurePolicyRule{{
+			Action:          batchv1.PodFailurePolicyActionIgnore,
+			OnPodConditions: []batchv1.PodFailurePolicyOnPodConditionsPattern{{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue}},
+		}}}
+	}
 	if keep > 0 {
 		j.TTLSecondsAfterFinished = &keep
 	}

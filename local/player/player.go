@@ -180,6 +180,9 @@ func (p *Player) Setup(ctx context.Context) error {
 	if err := p.policies(ctx); err != nil {
 		return err
 	}
+	if err := p.colocation(ctx); err != nil {
+		return err
+	}
 	p.was = d
 	p.problem(p.keepSizes(ctx))
 	if !p.plans(ctx, d, len(scenario.Desired(p.o.Scenario, p.at).Plans)) {
