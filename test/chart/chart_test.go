@@ -478,8 +478,8 @@ func TestTheAdmissionPoliciesKnowWhoMayWrite(t *testing.T) {
 		t.Errorf("nothing keeps hands off: %v", want)
 	}
 	for name, want := range map[string]string{
-		"controllers": "['system:serviceaccount:neap-system:other']",
-		"agents":      "['system:serviceaccount:neap-system:other-agent', 'theirs']",
+		"controllers": "['system:serviceaccount:neap-system:other-controller']",
+		"agents":      "['system:serviceaccount:neap-system:other-colocation-agent']",
 		"scheduler":   "'other-scheduler'",
 	} {
 		if !slices.ContainsFunc(objs, func(o *unstructured.Unstructured) bool {

@@ -328,13 +328,16 @@ func TestOnlyNeapSaysWhatAMachineLends(t *testing.T) {
 	cl, _ := batchCluster(t)
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "lender"}}
 	create(t, cl, node)
-	as := func(user string, groups ...string) client.Client {
+	as := func(user, on string, groups ...string) client.Client {
 		cfg, err := c.RESTConfig()
 		if err != nil {
 			t.Fatal(err)
 		}
 		cfg = rest.CopyConfig(cfg)
 		cfg.Impersonate = rest.ImpersonationConfig{UserName: user, Groups: groups}
+		if on != "" {
+			cfg.Impersonate.Extra = map[string][]string{"authentication.kubernetes.io/node-name": {on}}
+		}
 		out, err := client.New(cfg, client.Options{Scheme: cl.Scheme()})
 		if err != nil {
 			t.Fatal(err)
@@ -348,25 +351,28 @@ func TestOnlyNeapSaysWhatAMachineLends(t *testing.T) {
 	}
 	create(t, cl, role)
 	clustertest.Eventually(t, "rights", func() error {
-		return as("mallory", "everybody").Get(t.Context(), client.ObjectKey{Name: "lender"}, &corev1.Node{})
+		return as("mallory", "", "everybody").Get(t.Context(), client.ObjectKey{Name: "lender"}, &corev1.Node{})
 	})
 	cases := map[string]struct {
 		user, annotation, want string
+		on                     string // the node that the user's token says
 	}{
-		"anybody lends":                      {"mallory", v1alpha1.AnnotationBatchCapacity, "only Neap's controller writes it"},
-		"the controller lends":               {"system:serviceaccount:neap-system:neap", v1alpha1.AnnotationBatchCapacity, ""},
-		"an agent lends":                     {"system:serviceaccount:neap-system:neap-agent", v1alpha1.AnnotationBatchCapacity, "only Neap's controller writes it"},
-		"an agent tells":                     {"system:serviceaccount:neap-system:neap-agent", v1alpha1.AnnotationColocation, ""},
-		"the controller tells what it is":    {"system:serviceaccount:neap-system:neap", v1alpha1.AnnotationProbe, "only it writes it"},
-		"anybody tells":                      {"mallory", v1alpha1.AnnotationColocation, "only it writes it"},
-		"the node's own kubelet, as it may":  {"system:node:lender", v1alpha1.AnnotationProbe, ""},
-		"anybody says something of his own":  {"mallory", "example.com/note", ""},
-		"another node's kubelet writes here": {"system:node:other", v1alpha1.AnnotationProbe, "only it writes it"},
+		"anybody lends":                      {user: "mallory", annotation: v1alpha1.AnnotationBatchCapacity, want: "only Neap's controller writes it"},
+		"the controller lends":               {user: "system:serviceaccount:neap-system:neap-controller", annotation: v1alpha1.AnnotationBatchCapacity, want: ""},
+		"an agent lends":                     {user: "system:serviceaccount:neap-system:neap-colocation-agent", annotation: v1alpha1.AnnotationBatchCapacity, want: "only Neap's controller writes it"},
+		"an agent tells":                     {user: "system:serviceaccount:neap-system:neap-colocation-agent", annotation: v1alpha1.AnnotationColocation, want: ""},
+		"the controller tells what it is":    {user: "system:serviceaccount:neap-system:neap-controller", annotation: v1alpha1.AnnotationProbe, want: "only it writes it"},
+		"anybody tells":                      {user: "mallory", annotation: v1alpha1.AnnotationColocation, want: "only it writes it"},
+		"the node's own kubelet, as it may":  {user: "system:node:lender", annotation: v1alpha1.AnnotationProbe, want: ""},
+		"anybody says something of his own":  {user: "mallory", annotation: "example.com/note", want: ""},
+		"another node's kubelet writes here": {user: "system:node:other", annotation: v1alpha1.AnnotationProbe, want: "only it writes it"},
+		"an agent of another node":           {user: "system:serviceaccount:neap-system:neap-colocation-agent", on: "other", annotation: "example.com/note", want: "to no other"},
+		"the agent of this node":             {user: "system:serviceaccount:neap-system:neap-colocation-agent", on: "lender", annotation: v1alpha1.AnnotationProbe},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			patch := client.RawPatch("application/merge-patch+json", fmt.Appendf(nil, `{"metadata":{"annotations":{%q:"x"}}}`, tc.annotation))
-			refusedWith(t, as(tc.user, "everybody").Patch(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "lender"}}, patch, client.DryRunAll), tc.want)
+			refusedWith(t, as(tc.user, tc.on, "everybody").Patch(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "lender"}}, patch, client.DryRunAll), tc.want)
 		})
 	}
 }
