@@ -47,10 +47,10 @@ type Blind struct {
 	Reason string
 }
 
-// rate returns bits a second.
-func rate(bytes uint64, over time.Duration) int64 {
-	if over <= 0 {
+// rate returns bits a second, negative if a counter began anew.
+func rate(before, now uint64, over time.Duration) int64 {
+	if over <= 0 || now < before {
 		return -1
 	}
-	return int64(float64(bytes) * 8 / over.Seconds())
+	return int64(float64(now-before) * 8 / over.Seconds())
 }

@@ -56,8 +56,7 @@ type Shaper struct {
 	groups *ebpf.Map
 	mark   *ebpf.Program
 	pods   map[string]*pod // by directory
-	blind  []Blind
-	in     netlink.Link // made for the first pod with a veth
+	in     netlink.Link    // made for the first pod with a veth
 
 	out, into     *colocate.LinkBudget
 	at            time.Duration
@@ -66,8 +65,10 @@ type Shaper struct {
 }
 
 type pod struct {
-	id    uint64
-	veths []int // of the machine, that lead to the pod
+	id      uint64
+	reached bool   // its veths were looked for
+	veths   []int  // of the machine, that lead to the pod
+	blind   string // why not all of its packets are known as its
 }
 
 // counters are bytes since the machine's start.
@@ -185,47 +186,68 @@ func (s *Shaper) SetBatch(groups []string) ([]Blind, error) {
 			errs = errors.Join(errs, s.drop(dir))
 		}
 	}
-	s.blind = nil
 	for _, dir := range groups {
-		if err := s.add(dir); err != nil {
-			errs = errors.Join(errs, err)
+		errs = errors.Join(errs, s.add(dir))
+		s.reach(dir)
+	}
+	var blind []Blind
+	for _, dir := range slices.Sorted(maps.Keys(s.pods)) {
+		if p := s.pods[dir]; p.blind != "" {
+			blind = append(blind, Blind{dir, p.blind})
 		}
 	}
-	return s.blind, errs
+	return blind, errs
 }
 
+// add has packets of the group's sockets known as batch's.
 func (s *Shaper) add(dir string) error {
-	p := s.pods[dir]
-	if p == nil {
-		if p = (&pod{id: inode(dir)}); p.id == 0 {
-			return nil // it went
-		}
-		if err := s.groups.Put(p.id, byte(1)); err != nil {
-			return fmt.Errorf("batch group %s: %w", dir, explain(err))
-		}
-		s.pods[dir] = p
-	}
-	if p.veths != nil {
+	if s.pods[dir] != nil {
 		return nil
 	}
-	// A pod's network is there before its first process; a group without one yet is
-	// looked at again next time.
+	p := &pod{id: inode(dir)}
+	if p.id == 0 {
+		return nil // it went
+	}
+	if err := s.groups.Put(p.id, byte(1)); err != nil {
+		return fmt.Errorf("batch group %s: %w", dir, explain(err))
+	}
+	s.pods[dir] = p
+	return nil
+}
+
+// reach has whatever passes the pod's veths known as batch's. A pod's network is
+// there before its first process; a group without one is looked at again.
+func (s *Shaper) reach(dir string) {
+	p := s.pods[dir]
+	if p == nil || p.reached {
+		return
+	}
 	pid, ok := process(dir, 3)
 	if !ok {
-		return nil
+		return
 	}
-	veths, err := s.veths(pid)
-	if err != nil {
-		s.blind = append(s.blind, Blind{dir, err.Error()})
-		return nil
+	id := inode(s.network(pid))
+	if id == 0 {
+		return // the process ended
 	}
-	p.veths = veths
-	for _, index := range veths {
+	p.reached = true
+	if id == s.self {
+		return // it has the machine's own network: its sockets say whose it is
+	}
+	var err error
+	if p.veths, err = s.veths(pid); err != nil {
+		p.blind = err.Error()
+	}
+	for _, index := range p.veths {
 		if err := s.attach(index); err != nil {
-			s.blind = append(s.blind, Blind{dir, err.Error()})
+			p.blind = err.Error()
 		}
 	}
-	return nil
+}
+
+// network returns the file of a process' network namespace.
+func (s *Shaper) network(pid int) string {
+	return filepath.Join(s.opts.Proc, strconv.Itoa(pid), "ns/net")
 }
 
 func (s *Shaper) drop(dir string) error {
@@ -243,23 +265,14 @@ func (s *Shaper) drop(dir string) error {
 	return err
 }
 
-// veths returns the devices of the machine that lead to a process' network; none if
-// it is the machine's own.
+// veths returns the devices of the machine that lead to a process' network.
 func (s *Shaper) veths(pid int) ([]int, error) {
-	path := filepath.Join(s.opts.Proc, strconv.Itoa(pid), "ns/net")
-	id, err := namespaceOf(path)
-	if err != nil {
-		return nil, err
-	}
-	found := []int{}
-	if id == s.self {
-		return found, nil
-	}
-	h, err := handle(path)
+	h, err := handle(s.network(pid))
 	if err != nil {
 		return nil, err
 	}
 	defer h.Close()
+	var found []int
 	links, err := h.LinkList()
 	if err != nil {
 		return nil, fmt.Errorf("list the devices of process %d: %w", pid, explain(err))
@@ -347,24 +360,29 @@ func bucket(link netlink.Link, bits int64) *netlink.Tbf {
 func (s *Shaper) Step(at time.Duration) (Use, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for _, dir := range slices.Sorted(maps.Keys(s.pods)) {
+		s.reach(dir)
+	}
 	now, err := s.count()
 	if err != nil {
 		out, in := s.out.Next(at, -1), s.into.Next(at, -1)
 		return Use{Way{-1, -1, out}, Way{-1, -1, in}}, errors.Join(err, s.set(out, in))
 	}
-	over, before := at-s.at, s.last
-	first := s.first
+	over, before, first := at-s.at, s.last, s.first
 	s.at, s.last, s.first = at, now, false
 	if first {
-		return Use{Way{-1, -1, s.opts.Bits / 100}, Way{-1, -1, s.opts.Bits / 100}}, nil
+		floor := s.opts.Bits / 100
+		return Use{Way{-1, -1, floor}, Way{-1, -1, floor}}, nil
 	}
 	var u Use
-	u.Out.Online, u.Out.Batch = rate(now.onlineOut-before.onlineOut, over), rate(now.batchOut-before.batchOut, over)
+	u.Out.Online, u.Out.Batch = rate(before.onlineOut, now.onlineOut, over), rate(before.batchOut, now.batchOut, over)
 	// What batch receives from pods of this machine did not come by the uplink: then
 	// online's part looks smaller and batch's budget larger by the same amount, so
 	// what comes by the uplink stays within it.
-	u.In.Batch = rate(now.batchIn-before.batchIn, over)
-	u.In.Online = max(rate(now.in-before.in, over)-max(u.In.Batch, 0), 0)
+	u.In.Online, u.In.Batch = rate(before.in, now.in, over), rate(before.batchIn, now.batchIn, over)
+	if u.In.Online >= 0 {
+		u.In.Online = max(u.In.Online-max(u.In.Batch, 0), 0)
+	}
 	u.Out.Budget, u.In.Budget = s.out.Next(at, u.Out.Online), s.into.Next(at, u.In.Online)
 	return u, s.set(u.Out.Budget, u.In.Budget)
 }

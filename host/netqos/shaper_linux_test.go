@@ -26,6 +26,8 @@ type machine struct {
 	ns   netns.NsHandle
 	path string
 	h    *netlink.Handle
+	away netns.NsHandle
+	pods map[string]netns.NsHandle // by group
 }
 
 func made(t *testing.T) *machine {
@@ -36,8 +38,8 @@ func made(t *testing.T) *machine {
 		t.Fatal(err)
 	}
 	t.Cleanup(h.Close)
-	m := &machine{t, ns, fmt.Sprintf("/proc/self/fd/%d", int(ns)), h}
-	m.veth("up", "away", namespace(t), "10.1.0.1/24", "10.1.0.2/24")
+	m := &machine{t: t, ns: ns, path: fmt.Sprintf("/proc/self/fd/%d", int(ns)), h: h, away: namespace(t), pods: map[string]netns.NsHandle{}}
+	m.veth("up", "away", m.away, "10.1.0.1/24", "10.1.0.2/24")
 	return m
 }
 
@@ -156,7 +158,103 @@ func (m *machine) pod(name string) (group string) {
 	if err := os.WriteFile(filepath.Join(group, "cgroup.procs"), []byte(strconv.Itoa(cmd.Process.Pid)+"\n"), 0o644); err != nil {
 		m.t.Fatal(err)
 	}
+	m.pods[group] = there
 	return group
+}
+
+// in runs do on a thread of a namespace.
+func in(t *testing.T, ns netns.NsHandle, do func() error) {
+	t.Helper()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := netns.Set(ns)
+		if err == nil {
+			err = do()
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// route makes a namespace send everything by way of a neighbour.
+func route(t *testing.T, ns netns.NsHandle, device, via string) {
+	t.Helper()
+	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	link, err := h.LinkByName(device)
+	if err == nil {
+		err = h.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.ParseIP(via)})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestARoutedPodIsKnownBothWays(t *testing.T) {
+	m := made(t)
+	batchPod := m.pod("pod1")
+	route(t, m.pods[batchPod], "eth0", "10.2.0.1")
+	route(t, m.away, "away", "10.1.0.1")
+	in(t, m.ns, func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644) })
+	s := m.open()
+	if blind, err := s.SetBatch([]string{batchPod}); err != nil || len(blind) > 0 {
+		t.Fatal(blind, err)
+	}
+	send := func(from netns.NsHandle, to string) {
+		in(t, from, func() error {
+			c, err := net.ListenPacket("udp4", ":0") // not connected: that nobody listens there is no error
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			address, err := net.ResolveUDPAddr("udp4", to)
+			if err != nil {
+				return err
+			}
+			for range 5 {
+				if _, err := c.WriteTo(make([]byte, 1000), address); err != nil {
+					return err
+				}
+				time.Sleep(time.Millisecond)
+			}
+			return nil
+		})
+	}
+	const packets = 5 * 1042 // bytes on the wire
+	until := func(what string, ok func(c counters) bool) {
+		t.Helper()
+		var c counters
+		var err error
+		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			if c, err = s.count(); err == nil && ok(c) {
+				return
+			}
+		}
+		t.Errorf("%s: %+v, %v", what, c, err)
+	}
+	begin, err := s.count()
+	if err != nil {
+		t.Fatal(err)
+	}
+	send(m.pods[batchPod], "10.1.0.2:9")
+	until("what the pod sends is batch's", func(c counters) bool { return c.batchOut-begin.batchOut >= packets })
+	send(m.away, "10.2.0.2:9")
+	until("what the pod receives passes the budget", func(c counters) bool { return c.batchIn-begin.batchIn >= packets })
+	middle, err := s.count()
+	if err != nil {
+		t.Fatal(err)
+	}
+	send(m.ns, "10.1.0.2:9")
+	until("what others send is online's", func(c counters) bool { return c.onlineOut-middle.onlineOut >= packets })
+	if c, err := s.count(); err != nil || c.batchOut-middle.batchOut >= packets {
+		t.Errorf("what others send is batch's: %+v, then %+v, %v", middle, c, err)
+	}
 }
 
 func TestWhatIsTakenComesBack(t *testing.T) {
