@@ -140,7 +140,7 @@ func (g *guard) step(l *Ledger) {
 		}
 	case !g.idle && since >= g.pause:
 		if g.engage(l.tree) != nil {
-			g.since = time.Now()
+			g.since, g.pause = time.Now(), min(2*g.pause, longest)
 		}
 	}
 }

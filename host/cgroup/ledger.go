@@ -150,27 +150,29 @@ func (l *Ledger) Set(wants ...Want) error {
 // keep records what the places of the wants hold, once each, and returns those
 // wants that are safe to write.
 func (l *Ledger) keep(wants []Want, errs *[]error) []Want {
-	before := len(l.found.Kept)
-	var kept, known []Want
+	var known, fresh []Want
+	var added []place
 	for _, w := range wants {
-		switch added, err := l.found.add(l.tree, place{w.Group, w.Knob}); {
+		places, err := l.found.add(l.tree, place{w.Group, w.Knob})
+		added = append(added, places...)
+		switch {
 		case err != nil:
 			*errs = append(*errs, err)
-			continue
-		case !added:
+		case len(places) > 0:
+			fresh = append(fresh, w)
+		default:
 			known = append(known, w)
 		}
-		kept = append(kept, w)
 	}
-	if len(l.found.Kept) == before {
-		return kept
+	if len(added) == 0 {
+		return known
 	}
 	if err := l.found.save(); err != nil {
-		l.found.Kept = l.found.Kept[:before]
+		l.found.strike(added)
 		*errs = append(*errs, fmt.Errorf("set cgroups: %w: %w", ErrDisk, err))
 		return known
 	}
-	return kept
+	return append(known, fresh...)
 }
 
 // A step is a want with its place in the order of writing.
@@ -472,15 +474,18 @@ func (l *Ledger) sweep() {
 // check undoes what somebody else wrote.
 func (l *Ledger) check(p place) {
 	w, ok := l.want[p]
-	g := l.guards[p.group]
-	if !ok || (g != nil && (p.knob == Weight || p.knob == Idle && !g.idle)) || (p.knob == Weight && l.want[place{p.group, Idle}].Value == 1) {
+	if !ok || (p.knob == Weight && l.want[place{p.group, Idle}].Value == 1) {
 		return
 	}
 	got, err := l.tree.Get(p.group, p.knob)
-	if errors.Is(err, ErrGone) {
+	if errors.Is(err, ErrGone) || !l.found.still(l.tree, p) {
 		l.drop(p)
 		l.found.forget(p.group)
 		return
+	}
+	g := l.guards[p.group]
+	if g != nil && p.knob == Idle && !g.idle {
+		return // the guard lets somebody in
 	}
 	if err != nil || l.tree.same(p.knob, w.Value, got) {
 		return

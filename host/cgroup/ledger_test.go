@@ -311,7 +311,7 @@ func TestFaults(t *testing.T) {
 			}
 		},
 		"a pod that vanishes is named, and the rest is written": func(t *testing.T, f *Fake, l *Ledger, dir string) {
-			if err := l.Set(Want{pod, Weight, 100, ""}); err != nil {
+			if err := l.Set(Want{pod, Weight, 100, ""}, Want{pod, Idle, 1, ""}); err != nil {
 				t.Error(err)
 			}
 			if err := f.Tree().Remove(pod); err != nil {
@@ -323,6 +323,9 @@ func TestFaults(t *testing.T) {
 			l.sweep()
 			if table := l.Table(); len(table) != 1 || table[0].Group != batch {
 				t.Errorf("the table is %v", table)
+			}
+			if l.yielding() || len(l.guards) > 0 || len(l.names) > 1 {
+				t.Errorf("of a pod that is gone the guards %v and the files %v are left", l.guards, l.names)
 			}
 		},
 		"a pod of the same name later is another": func(t *testing.T, f *Fake, l *Ledger, dir string) {

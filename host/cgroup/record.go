@@ -84,12 +84,14 @@ func (t *Tree) places(p place) []place {
 	return []place{p}
 }
 
-// add notes what a place holds, and tells whether that is new.
-func (r *record) add(t *Tree, p place) (bool, error) {
-	added := false
+// add notes what a place holds, and returns the places that are new.
+func (r *record) add(t *Tree, p place) (added []place, err error) {
 	for _, p := range t.places(p) {
 		if r.index(p) >= 0 {
-			continue
+			if r.still(t, p) {
+				continue
+			}
+			r.forget(p.group)
 		}
 		name, err := t.file(p.group, p.knob)
 		if err != nil {
@@ -104,7 +106,7 @@ func (r *record) add(t *Tree, p place) (bool, error) {
 			return added, t.missing("read", p.group, name, err)
 		}
 		r.Kept = append(r.Kept, found{p.group, p.knob, strings.TrimSpace(text), inode})
-		added = true
+		added = append(added, p)
 	}
 	return added, nil
 }
@@ -125,6 +127,19 @@ func (r *record) learn(p place, text string) {
 	}
 }
 
+// strike takes places off the record.
+func (r *record) strike(places []place) {
+	r.Kept = slices.DeleteFunc(r.Kept, func(f found) bool { return slices.Contains(places, place{f.Group, f.Knob}) })
+}
+
+// still tells whether a place's group is the one that was found, not another that
+// has its name by now.
+func (r *record) still(t *Tree, p place) bool {
+	i := r.index(p)
+	inode, err := t.files.inode(t.dir("cpu", p.group))
+	return i < 0 || (err == nil && inode == r.Kept[i].Inode)
+}
+
 // write writes what a place held when it was found.
 func (r *record) write(t *Tree, p place) error {
 	i := r.index(p)
@@ -136,7 +151,7 @@ func (r *record) write(t *Tree, p place) error {
 	if err != nil {
 		return err
 	}
-	if inode, err := t.files.inode(t.dir("cpu", p.group)); err != nil || inode != f.Inode {
+	if !r.still(t, p) {
 		return nil // that group is gone
 	}
 	text := f.Text
@@ -191,7 +206,7 @@ func (r *record) restore(t *Tree, within Group) error {
 			errs = append(errs, err)
 			continue
 		}
-		r.Kept = slices.DeleteFunc(r.Kept, func(k found) bool { return k.Group == f.Group && k.Knob == f.Knob })
+		r.strike([]place{{f.Group, f.Knob}})
 	}
 	if len(r.Kept) == 0 {
 		if err := os.Remove(r.path); err != nil && !errors.Is(err, os.ErrNotExist) {
