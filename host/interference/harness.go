@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -75,20 +76,24 @@ func New(tree *cgroup.Tree, o Options) (*Harness, error) {
 	return h, nil
 }
 
-// sweep removes what measurements left whose process is dead.
+// sweep removes what measurements left whose process is dead: groups with what
+// runs in them, and directories of ledgers.
 func (h *Harness) sweep() {
-	groups, err := h.tree.Children("/")
-	if err != nil {
-		return // making our own will say why
-	}
-	for _, g := range groups {
-		text, ok := strings.CutPrefix(g.Name(), groupPrefix)
-		if !ok {
-			continue
-		}
+	dead := func(text string) bool {
 		pid, err := strconv.Atoi(text)
-		if err == nil && pid != os.Getpid() && syscall.Kill(pid, 0) != nil {
-			h.clear(g)
+		return err == nil && pid != os.Getpid() && !h.machine.lives(pid)
+	}
+	groups, _ := h.tree.Children("/") // if that fails, making our own will say why
+	for _, g := range groups {
+		if text, ok := strings.CutPrefix(g.Name(), groupPrefix); ok && dead(text) {
+			_ = h.clear(g)
+		}
+	}
+	dirs, _ := filepath.Glob(filepath.Join(os.TempDir(), groupPrefix+"*-*"))
+	for _, dir := range dirs {
+		text, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), groupPrefix), "-")
+		if dead(text) {
+			_ = os.RemoveAll(dir)
 		}
 	}
 }

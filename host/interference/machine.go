@@ -64,6 +64,17 @@ func parseCPULine(line string) (cpuTimes, error) {
 	return t, nil
 }
 
+// lives tells whether a process is there and has not ended: an init that does not
+// ask for its children leaves those that have as zombies.
+func (m machine) lives(pid int) bool {
+	b, err := os.ReadFile(filepath.Join(m.proc, strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return false
+	}
+	after := b[bytes.LastIndexByte(b, ')')+1:]
+	return !bytes.HasPrefix(after, []byte(" Z")) && !bytes.HasPrefix(after, []byte(" X"))
+}
+
 // process returns seconds of CPU time that a process has used.
 func (m machine) process(pid int) (float64, error) {
 	path := filepath.Join(m.proc, strconv.Itoa(pid), "stat")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strconv"
 	"sync"
 	"time"
 
@@ -19,7 +20,7 @@ const lookEvery = 5 * time.Second
 // budget, and the slack of the service's own p99 when it promises one. percent is
 // how much of the machine online and batch may use together.
 func neap(ctx context.Context, s *Stage, percent int) (func() string, error) {
-	dir, err := os.MkdirTemp("", "neap-bench-")
+	dir, err := os.MkdirTemp("", groupPrefix+strconv.Itoa(os.Getpid())+"-")
 	if err != nil {
 		return nil, err
 	}
