@@ -16,8 +16,8 @@ var (
 	ErrAbsent = errors.New("this kernel does not have it")
 	// ErrNoSpeed is what a device gives that does not tell how fast it is.
 	ErrNoSpeed = errors.New("it does not tell how much it carries; say so in the policy's network.megabits")
-	// ErrDenied is what the kernel gives a process without CAP_NET_ADMIN and CAP_BPF.
-	ErrDenied = errors.New("this needs CAP_NET_ADMIN and CAP_BPF")
+	// ErrDenied is what the kernel gives a process with too few rights.
+	ErrDenied = errors.New("this needs the host's network, CAP_NET_ADMIN, CAP_BPF and, to reach pods, CAP_SYS_ADMIN and CAP_SYS_PTRACE")
 )
 
 // Options say what to shape. The zero Options take the interface of the default
@@ -26,7 +26,7 @@ type Options struct {
 	Interface      string // of the uplink
 	Bits           int64  // a second, each way
 	ReservePercent int64  // of the link, stays free; 5 if zero
-	Namespace      string // path of the machine's network namespace; this thread's if empty
+	Namespace      string // path of the machine's network namespace; that of Proc's process 1 if empty
 	Proc           string // where the machine's /proc is; /proc if empty
 }
 

@@ -80,6 +80,17 @@ type counters struct {
 func Open(opts Options) (_ *Shaper, err error) {
 	opts.Proc = cmp.Or(opts.Proc, "/proc")
 	opts.ReservePercent = cmp.Or(opts.ReservePercent, 5)
+	if opts.Namespace == "" {
+		// In a container without the host's network, this thread's is not the machine's.
+		machines := filepath.Join(opts.Proc, "1/ns/net")
+		switch id := inode(machines); id {
+		case 0:
+			return nil, fmt.Errorf("look whether this is the machine's network (%s): %w", machines, ErrDenied)
+		case inode("/proc/thread-self/ns/net"):
+		default:
+			opts.Namespace = machines
+		}
+	}
 	s := &Shaper{opts: opts, pods: map[string]*pod{}, first: true}
 	if s.h, err = handle(opts.Namespace); err != nil {
 		return nil, err
@@ -464,8 +475,8 @@ func (s *Shaper) Close() error {
 	return errs
 }
 
-// Restore takes away what a process left behind that was killed. namespace is as in
-// [Options].
+// Restore takes away what a process left behind that was killed. namespace is the path
+// of the machine's; this thread's if empty.
 func Restore(namespace string) error {
 	return everywhere(namespace, func(h *netlink.Handle, link netlink.Link) error {
 		if link.Type() == "ifb" && link.Attrs().Name == inDevice {
@@ -476,7 +487,7 @@ func Restore(namespace string) error {
 }
 
 // Bound puts batch at its floor wherever a process has left a budget, until the next
-// [Shaper] takes over. namespace is as in [Options].
+// [Shaper] takes over. namespace is as for [Restore].
 func Bound(namespace string) error {
 	return everywhere(namespace, func(h *netlink.Handle, link netlink.Link) error {
 		index := link.Attrs().Index

@@ -3,8 +3,8 @@
 // of its own, programs that are loaded and taken out, a look at this thread's own
 // scheduling. What is absent is said to be.
 //
-// [Look] is the whole package. It reads below [Options].Root, so tests hand it a made
-// machine; what it must ask the kernel itself, it asks only of the real one.
+// [Look] is the whole package. It reads below [Options].Root, where a container has
+// the machine's files and tests have a made one's, and asks the kernel that runs.
 //
 // Trying a kind of queue may load the kernel's module for it, as the agent would.
 //

@@ -25,19 +25,21 @@ type Options struct {
 	Cgroup string // where its cgroups are mounted; Root/sys/fs/cgroup if empty
 	Parent string // the kubelet's --cgroup-root; the root if empty
 	Now    time.Time
+	// FilesOnly leaves out what only the running kernel can tell, for a machine that is
+	// only files.
+	FilesOnly bool
 }
 
 // Look probes. It never fails: what cannot be told is unknown, with a reason.
 func Look(opts Options) colocate.Probe {
-	live := opts.Root == "" || opts.Root == "/"
-	m := machine{root: cmp.Or(opts.Root, "/")}
+	m := machine{root: cmp.Or(opts.Root, "/"), alone: opts.FilesOnly}
 	p := colocate.Probe{At: opts.Now.UTC().Truncate(time.Second), Avoidance: colocate.AvoidNone,
 		Kernel: cmp.Or(m.line("proc/sys/kernel/osrelease"), "unknown")}
 	groups(&p, m, opts)
 	pressure(&p, m)
 	p.Others = m.others()
 	kubelet(&p, m)
-	if live {
+	if !opts.FilesOnly {
 		kernel(&p)
 	}
 	hardware(&p, m)
@@ -180,8 +182,11 @@ func hardware(p *colocate.Probe, m machine) {
 			break
 		}
 	}
-	smt := m.line("sys/devices/system/cpu/smt/active") == "1"
-	add(p, "smt", has(smt), "two threads share a core: they slow each other whatever the scheduler does", "")
+	smt := colocate.Unknown
+	if active := m.line("sys/devices/system/cpu/smt/active"); active != "" {
+		smt = has(active == "1")
+	}
+	add(p, "smt", smt, "two threads share a core: they slow each other whatever the scheduler does", "")
 	rdt := slices.Contains(flags, "cat_l3") || slices.Contains(flags, "mba")
 	filesystems, _ := m.read("proc/filesystems")
 	resctrl := strings.Contains(string(filesystems), "resctrl")
@@ -193,16 +198,30 @@ func hardware(p *colocate.Probe, m machine) {
 		detail = "a virtual machine without it"
 	}
 	add(p, "resctrl", has(rdt && resctrl), "parts of the cache and of memory bandwidth", detail)
-	nodes := m.line("sys/devices/system/node/online")
-	add(p, "numa", has(nodes != "" && nodes != "0"), "memory that is nearer", cmp.Or(nodes, "unknown"))
+	numa, nodes := colocate.Unknown, m.line("sys/devices/system/node/online")
+	if nodes != "" {
+		numa = has(nodes != "0")
+	}
+	add(p, "numa", numa, "memory that is nearer", nodes)
 }
 
 // A machine is the files of one.
-type machine struct{ root string }
+type machine struct {
+	root  string
+	alone bool // root has all its files
+}
 
 func (m machine) path(name string) string { return filepath.Join(m.root, name) }
 
-func (m machine) read(name string) ([]byte, error) { return os.ReadFile(m.path(name)) }
+// read reads a file of the machine. What the kernel tells of hardware in /sys is the
+// same in every container, so that need not be mounted below root.
+func (m machine) read(name string) ([]byte, error) {
+	data, err := os.ReadFile(m.path(name))
+	if errors.Is(err, fs.ErrNotExist) && !m.alone && strings.HasPrefix(name, "sys/") {
+		return os.ReadFile("/" + name)
+	}
+	return data, err
+}
 
 func (m machine) line(name string) string {
 	data, _ := m.read(name)

@@ -37,7 +37,7 @@ func made(t *testing.T) string {
 }
 
 func TestAMadeMachineIsReadAsItIs(t *testing.T) {
-	p := Look(Options{Root: made(t), Now: time.Unix(1e9, 0)})
+	p := Look(Options{FilesOnly: true, Root: made(t), Now: time.Unix(1e9, 0)})
 	for name, want := range map[string]colocate.State{"smt": colocate.Yes, "resctrl": colocate.Yes, "numa": colocate.Yes,
 		"psi": colocate.No, "kubelet.memory-qos": colocate.Yes, "kubelet.cpu-idle": colocate.No, "never heard of": colocate.Unknown} {
 		if got := p.Feature(name); got.State != want {
@@ -56,7 +56,7 @@ func TestAnotherSystemIsNamed(t *testing.T) {
 	root := made(t)
 	write(t, root, "proc/99/cmdline", "/usr/local/bin/koordlet\x00-v=4\x00")
 	write(t, root, "proc/98/cmdline", "rubik\x00")
-	p := Look(Options{Root: root})
+	p := Look(Options{FilesOnly: true, Root: root})
 	if !slices.Equal(p.Others, []string{"Koordinator", "rubik"}) {
 		t.Errorf("found %q", p.Others)
 	}
@@ -68,11 +68,11 @@ func TestAnotherSystemIsNamed(t *testing.T) {
 func TestABrokenKubeletConfigurationIsUnknown(t *testing.T) {
 	root := made(t)
 	write(t, root, "etc/kubelet.yaml", "featureGates: [1, 2\n")
-	if got := Look(Options{Root: root}).Feature("kubelet.config"); got.State != colocate.Unknown || got.Detail == "" {
+	if got := Look(Options{FilesOnly: true, Root: root}).Feature("kubelet.config"); got.State != colocate.Unknown || got.Detail == "" {
 		t.Errorf("got %+v", got)
 	}
 	os.Remove(filepath.Join(root, "etc/kubelet.yaml"))
-	if got := Look(Options{Root: root}).Feature("kubelet.config"); got.State != colocate.Unknown || got.Detail == "" {
+	if got := Look(Options{FilesOnly: true, Root: root}).Feature("kubelet.config"); got.State != colocate.Unknown || got.Detail == "" {
 		t.Errorf("got %+v", got)
 	}
 }
