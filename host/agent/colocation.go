@@ -16,12 +16,14 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/neap-dev/neap/core/colocate"
 	"github.com/neap-dev/neap/host/agent/deadman"
 	"github.com/neap-dev/neap/host/agent/evictor"
 	"github.com/neap-dev/neap/host/agent/herald"
 	"github.com/neap-dev/neap/host/agent/slackwatcher"
 	"github.com/neap-dev/neap/host/agent/warden"
 	"github.com/neap-dev/neap/host/cgroup"
+	"github.com/neap-dev/neap/host/netqos"
 	"github.com/neap-dev/neap/host/runqueue"
 )
 
@@ -42,6 +44,8 @@ type ColocationOptions struct {
 	Every     time.Duration        // between ticks of the fast loop; suppressor.Every if zero
 	// Deadman starts a deadman where none listens; nil leaves that to somebody else.
 	Deadman func() error
+	// Probe is what the machine can do, which the node is told; nil tells nothing.
+	Probe *colocate.Probe
 	// P99 asks for the value of a policy's query in seconds; nil does without.
 	P99 func(ctx context.Context, query string) (seconds float64, known bool, err error)
 	// Event tells a pod something; nil tells nobody.
@@ -80,7 +84,7 @@ func NewColocation(opts ColocationOptions) *Colocation {
 		Signals: c.slack.Look,
 	})
 	c.herald = herald.New(herald.Options{
-		Node: opts.Node, Namespace: opts.Namespace, Client: opts.Client, Kube: opts.Kube, Warden: c.warden, Log: opts.Log,
+		Node: opts.Node, Namespace: opts.Namespace, Client: opts.Client, Kube: opts.Kube, Warden: c.warden, Probe: opts.Probe, Log: opts.Log,
 	})
 	return c
 }
@@ -110,17 +114,20 @@ func (c *Colocation) Collector() prometheus.Collector { return c.warden }
 // whether the agent is alive.
 func (c *Colocation) Fault() error { return c.warden.Fault() }
 
-// Restore leaves every file of the machine's cgroups as an agent found it that did
-// not end in order.
+// Restore leaves the machine's cgroups and its network as an agent found them that
+// did not end in order.
 func Restore(tree *cgroup.Tree, parent cgroup.Group, stateDir string) error {
 	layout, err := tree.FindLayout(parent)
-	if errors.Is(err, cgroup.ErrGone) {
-		return nil // no kubelet, no files
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, cgroup.ErrGone): // no kubelet, no files
+	case err != nil:
 		return err
+	default:
+		if err := cgroup.Restore(tree, layout.Pods(), stateDir); err != nil {
+			return err
+		}
 	}
-	return cgroup.Restore(tree, layout.Pods(), stateDir)
+	return netqos.Restore("")
 }
 
 // startDeadman starts this program as a deadman that outlives it.

@@ -28,6 +28,7 @@ import (
 	"github.com/neap-dev/neap/host/cdi"
 	"github.com/neap-dev/neap/host/cgroup"
 	"github.com/neap-dev/neap/host/device"
+	"github.com/neap-dev/neap/host/probe"
 )
 
 // Flags are what neap-agent can be told on its command line.
@@ -204,8 +205,10 @@ func (f Flags) run(ctx context.Context, log *slog.Logger, finder device.Finder) 
 		if err != nil {
 			return err
 		}
+		able := probe.Look(probe.Options{Root: f.Root, Cgroup: f.Cgroups, Parent: f.CgroupsParent, Now: time.Now()})
 		opts := ColocationOptions{
-			Node: f.Node, Namespace: f.Namespace, Client: direct, Kube: kube, Tree: tree, Parent: cgroup.Group(f.CgroupsParent),
+			Probe: &able,
+			Node:  f.Node, Namespace: f.Namespace, Client: direct, Kube: kube, Tree: tree, Parent: cgroup.Group(f.CgroupsParent),
 			StateDir: f.StateDir, Proc: f.Proc, Event: event, Log: log,
 		}
 		if f.Deadman {

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/neap-dev/neap/host/cgroup"
+	"github.com/neap-dev/neap/host/netqos"
 )
 
 // Silence is how long an agent may say nothing. Together with what carrying out
@@ -42,6 +43,8 @@ type Orders struct {
 	Dir   string        // of its ledger
 	Wants []cgroup.Want // what holds then
 	Bye   bool          // nothing is to be done any more
+	// Network has what batch sends put at its floor too.
+	Network bool
 }
 
 // A Line is an agent's connection to its deadman. Its methods are for one goroutine
@@ -87,6 +90,8 @@ type Options struct {
 	Silence time.Duration
 	// Kill ends a process; nil kills it.
 	Kill func(pid int) error
+	// Bound puts what batch sends at its floor; nil is netqos.Bound.
+	Bound func() error
 }
 
 // Watch waits for agents at the socket, one after the other, until ctx ends. It is
@@ -100,6 +105,9 @@ func Watch(ctx context.Context, o Options) error {
 	}
 	if o.Kill == nil {
 		o.Kill = func(pid int) error { return syscall.Kill(pid, syscall.SIGKILL) }
+	}
+	if o.Bound == nil {
+		o.Bound = func() error { return netqos.Bound("") }
 	}
 	l, err := listen(o.Dir)
 	if err != nil {
@@ -181,6 +189,10 @@ func carryOut(ctx context.Context, d Options, o Orders, hangs bool) error {
 			d.Log.Error("the agent hangs and cannot be ended", "pid", o.PID, "error", err)
 		}
 	}
+	var errs []error
+	if o.Network {
+		errs = append(errs, d.Bound())
+	}
 	var ledger *cgroup.Ledger
 	var err error
 	for range 20 { // whoever was just killed holds the groups for a moment
@@ -193,16 +205,15 @@ func carryOut(ctx context.Context, d Options, o Orders, hangs bool) error {
 	var set func(cgroup.Want) error
 	switch {
 	case errors.Is(err, cgroup.ErrGone):
-		return nil // there are no pods any more
+		return errors.Join(errs...) // there are no pods any more
 	case err == nil:
 		set = func(w cgroup.Want) error { return ledger.Set(w) }
 	case errors.Is(err, cgroup.ErrOwned) && !hangs:
-		return nil // the agent's successor is faster than we are
+		return errors.Join(errs...) // the agent's successor is faster than we are
 	default: // the bounds are worth more than their keeping
 		d.Log.Error("what the files held before cannot be kept", "error", err)
 		set = func(w cgroup.Want) error { return d.Tree.Set(w.Group, w.Knob, w.Value) }
 	}
-	var errs []error
 	for _, w := range o.Wants {
 		if err := set(w); err != nil && !errors.Is(err, cgroup.ErrGone) {
 			errs = append(errs, err)

@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"strings"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -28,12 +29,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/neap-dev/neap/api/v1alpha1"
+	"github.com/neap-dev/neap/core/colocate"
 	"github.com/neap-dev/neap/host/agent/warden"
 	"github.com/neap-dev/neap/kube/convert"
 )
@@ -54,7 +57,9 @@ type Options struct {
 	Client    client.Client        // required: not cached
 	Kube      kubernetes.Interface // required: watches pods
 	Warden    *warden.Warden       // required
-	Log       *slog.Logger         // nil logs nothing
+	// Probe is what the machine can do; the node is told. Nil tells nothing.
+	Probe *colocate.Probe
+	Log   *slog.Logger // nil logs nothing
 }
 
 // A Herald serves one machine.
@@ -185,8 +190,39 @@ func (h *Herald) hear(ctx context.Context) error {
 			return fmt.Errorf("list policies and calendars: %w", err)
 		}
 	}
+	if err := h.tellProbe(ctx, node); err != nil {
+		return err
+	}
 	h.node, h.policies, h.calendars = node, pointers(policies.Items), pointers(calendars.Items)
 	return h.decay(ctx)
+}
+
+// tellProbe puts on the node what the machine can do.
+func (h *Herald) tellProbe(ctx context.Context, node *corev1.Node) error {
+	if h.opts.Probe == nil {
+		return nil
+	}
+	text, err := json.Marshal(h.opts.Probe)
+	if err != nil || node.Annotations[v1alpha1.AnnotationProbe] == string(text) {
+		return err
+	}
+	return h.annotate(ctx, node, v1alpha1.AnnotationProbe, string(text))
+}
+
+// annotate writes one annotation of the node, or takes it away if it is empty.
+func (h *Herald) annotate(ctx context.Context, node *corev1.Node, name, text string) error {
+	value, err := json.Marshal(text)
+	if err != nil {
+		return err
+	}
+	if text == "" {
+		value = []byte("null")
+	}
+	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%s}}}`, name, value)
+	if err := h.opts.Client.Patch(ctx, node, client.RawPatch(types.MergePatchType, patch)); err != nil {
+		return fmt.Errorf("write the annotation %s of node %s: %w", name, h.opts.Node, err)
+	}
+	return nil
 }
 
 // decay takes the batch resources off the node when the controller is silent.
@@ -257,6 +293,9 @@ func (h *Herald) tell(now time.Time) {
 	}
 	world := warden.Look(h.node, pods, h.policies, h.calendars)
 	world.Mute = now.Sub(h.heard) > muteAfter
+	if p := h.opts.Probe; p != nil && len(p.Others) > 0 {
+		world.Rival = strings.Join(p.Others, ", ")
+	}
 	if said, err := convert.NodeBatchCapacity(h.node); err == nil && said.Fresh(now) {
 		world.LentMilli = said.Curve().At(now).CPUMilli
 	}
@@ -299,13 +338,12 @@ func (h *Herald) write(ctx context.Context, r warden.Report, now time.Time) erro
 	if err != nil {
 		return err
 	}
-	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, v1alpha1.AnnotationColocation, text)
 	if r.Reason == warden.ReasonNoPolicy && r.OK {
-		patch = fmt.Appendf(nil, `{"metadata":{"annotations":{%q:null}}}`, v1alpha1.AnnotationColocation)
+		text = nil
 	}
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: h.opts.Node}}
-	if err := h.opts.Client.Patch(ctx, node, client.RawPatch("application/merge-patch+json", patch)); err != nil {
-		return fmt.Errorf("write the annotation of node %s: %w", h.opts.Node, err)
+	if err := h.annotate(ctx, node, v1alpha1.AnnotationColocation, string(text)); err != nil {
+		return err
 	}
 	h.node = node
 	before := node.DeepCopy()
@@ -347,9 +385,8 @@ func (h *Herald) leave() {
 	if h.node == nil {
 		return
 	}
-	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:null}}}`, v1alpha1.AnnotationColocation)
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: h.opts.Node}}
-	if err := h.opts.Client.Patch(ctx, node, client.RawPatch("application/merge-patch+json", patch)); err != nil {
+	if err := h.annotate(ctx, node, v1alpha1.AnnotationColocation, ""); err != nil {
 		h.opts.Log.Warn("the annotation stays on the node", "error", err)
 		return
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/neap-dev/neap/core/colocate"
 	"github.com/neap-dev/neap/host/agent/suppressor"
 	"github.com/neap-dev/neap/host/cgroup"
+	"github.com/neap-dev/neap/host/netqos"
 )
 
 // counts are what the metrics tell.
@@ -19,6 +20,8 @@ type counts struct {
 	signals   []colocate.Signal
 	foreign   map[cgroup.Knob]int64
 	evictions map[string]int64
+	network   netqos.Use
+	shaped    bool
 }
 
 // count keeps what the metrics tell; w.mu is held.
@@ -31,6 +34,7 @@ func (w *Warden) count() {
 	if w.fast != nil {
 		c.state = w.fast.State()
 	}
+	c.network, c.shaped = w.net.use, w.net.shaper != nil
 	c.frozen = 0
 	if w.freezer != nil {
 		c.frozen = w.freezer.Count()
@@ -58,13 +62,16 @@ var (
 	descEvictions = desc("evictions_total", "Batch pods that the agent evicted.", "reason")
 	descLost      = desc("lost_core_seconds_total", "Work of batch pods that the agent's evictions lost.")
 	descBatchCPU  = desc("batch_core_seconds_total", "CPU that batch pods used.")
+	descNetOnline = desc("network_online_bits", "What online pods and the machine itself carry, in bits a second.", "direction")
+	descNetBatch  = desc("network_batch_bits", "What batch pods carry, in bits a second.", "direction")
+	descNetBudget = desc("network_budget_bits", "What batch pods may carry, in bits a second.", "direction")
 	descReversals = desc("reversals_total", "How often batch's ceiling changed its direction.")
 )
 
 // Describe implements [prometheus.Collector].
 func (w *Warden) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descCapacity, descBudget, descOnline, descBatch, descSystem, descStep, descSteps, descSlack, descFrozen,
-		descForeign, descEvictions, descLost, descBatchCPU, descReversals} {
+		descForeign, descEvictions, descLost, descBatchCPU, descReversals, descNetOnline, descNetBatch, descNetBudget} {
 		ch <- d
 	}
 }
@@ -115,4 +122,14 @@ func (w *Warden) Collect(ch chan<- prometheus.Metric) {
 	total(descLost, w.opts.Evictor.Lost())
 	total(descBatchCPU, c.state.BatchCPU.Seconds())
 	total(descReversals, float64(c.state.Reversals))
+	if !c.shaped {
+		return
+	}
+	for direction, way := range map[string]netqos.Way{"out": c.network.Out, "in": c.network.In} {
+		for d, bits := range map[*prometheus.Desc]int64{descNetOnline: way.Online, descNetBatch: way.Batch, descNetBudget: way.Budget} {
+			if bits >= 0 { // else it cannot be told
+				gauge(d, float64(bits), direction)
+			}
+		}
+	}
 }

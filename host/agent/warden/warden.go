@@ -41,6 +41,7 @@ import (
 	"github.com/neap-dev/neap/host/agent/freezer"
 	"github.com/neap-dev/neap/host/agent/suppressor"
 	"github.com/neap-dev/neap/host/cgroup"
+	"github.com/neap-dev/neap/host/netqos"
 	"github.com/neap-dev/neap/kube/convert"
 )
 
@@ -79,6 +80,8 @@ type Options struct {
 	// Signals says what online workloads feel; nil knows nothing. It is called every
 	// five seconds, with the targets of the policy.
 	Signals func(ctx context.Context, spec v1alpha1.ColocationSlack, online []Feeler) []colocate.Signal
+	// Shape takes over the network; netqos.Open if nil.
+	Shape func(netqos.Options) (Shaper, error)
 	// Deadman starts a deadman where none listens; nil leaves that to somebody else.
 	Deadman func() error
 	Proc    string           // the machine's /proc; /proc if empty
@@ -128,6 +131,7 @@ type Warden struct {
 	verdict   colocate.SlackVerdict
 	signals   []colocate.Signal
 	memory    memory
+	net       network
 	lookedAt  time.Duration
 	rung      colocate.Rung
 	freezing  bool
@@ -146,6 +150,9 @@ type Warden struct {
 func New(opts Options) *Warden {
 	opts.Proc = cmp.Or(opts.Proc, "/proc")
 	opts.Every = cmp.Or(opts.Every, suppressor.Every)
+	if opts.Shape == nil {
+		opts.Shape = func(o netqos.Options) (Shaper, error) { return netqos.Open(o) }
+	}
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
@@ -216,6 +223,7 @@ func (w *Warden) Close() error {
 
 // disown ends the fast loop.
 func (w *Warden) disown() {
+	w.unshape()
 	if w.fast != nil {
 		w.endFast()
 		w.fast.Close()
@@ -273,6 +281,10 @@ func (w *Warden) Round(ctx context.Context) {
 			w.look(ctx, now, at, world, batch, rule, memoryPercent)
 		}
 		w.freeze(at, batch)
+	}
+	w.shape(world, batch, active, time.Since(w.began))
+	if err := w.net.faults(); err != nil {
+		w.wanting = append(w.wanting, err)
 	}
 	state := w.fast.State()
 
@@ -370,6 +382,7 @@ func (w *Warden) rest(world World) {
 		p.Write, p.Guests, p.Restraint = false, nil, colocate.Restraint{}
 		p.Rule = colocate.BudgetRule{CapacityMilli: world.Machine.CPUMilli}
 	})
+	w.unshape()
 	w.giveBack()
 	w.order(nil, colocate.BudgetRule{}, false, suppressor.State{})
 }
@@ -470,7 +483,7 @@ func (w *Warden) order(batch []Pod, rule colocate.BudgetRule, active bool, state
 	} else if time.Since(w.tickedAt) > deadman.Silence/2 {
 		return // the fast loop hangs: the deadman shall end us
 	}
-	o := deadman.Orders{PID: os.Getpid(), Scope: w.layout.Pods(), Dir: w.opts.Dir}
+	o := deadman.Orders{PID: os.Getpid(), Scope: w.layout.Pods(), Dir: w.opts.Dir, Network: w.net.shaper != nil}
 	if active {
 		o.Wants = []cgroup.Want{{
 			Group: w.layout.Class(cgroup.BestEffort), Knob: cgroup.Quota,

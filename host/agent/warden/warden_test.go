@@ -2,6 +2,7 @@ package warden
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -23,6 +24,7 @@ import (
 	"github.com/neap-dev/neap/host/agent/deadman"
 	"github.com/neap-dev/neap/host/agent/evictor"
 	"github.com/neap-dev/neap/host/cgroup"
+	"github.com/neap-dev/neap/host/netqos"
 )
 
 const class = cgroup.Group("/kubepods/besteffort")
@@ -491,5 +493,48 @@ func TestAFrozenPodWhoseNodeReboots(t *testing.T) {
 	}
 	if after := b.files(); !mapsEqual(fresh, after) {
 		t.Errorf("the files are %v, were %v", after, fresh)
+	}
+}
+
+// A wire is a network in memory.
+type wire struct {
+	batch  []string
+	steps  int
+	closed bool
+}
+
+func (n *wire) SetBatch(groups []string) ([]netqos.Blind, error) {
+	n.batch = groups
+	return nil, nil
+}
+func (n *wire) Step(time.Duration) (netqos.Use, error) { n.steps++; return netqos.Use{}, nil }
+func (n *wire) Close() error                           { n.closed = true; return nil }
+
+func TestTheNetworkIsSharedAsThePolicyWants(t *testing.T) {
+	b := newBench(t, cgroup.V2)
+	b.deadman()
+	n := new(wire)
+	b.opts.Shape = func(o netqos.Options) (Shaper, error) {
+		if o.Bits != 100e6 || o.Interface != "eth9" || o.ReservePercent != 5 {
+			return nil, errors.New("not such a link")
+		}
+		return n, nil
+	}
+	b.pod("job", true, nil)
+	b.want(ReasonWorking, true)
+	b.policy.Spec.Network = &v1alpha1.ColocationNetwork{Interface: "eth8", Megabits: 100, ReservePercent: 5}
+	if r := b.want(ReasonPartly, false); !strings.Contains(r.Message, "not such a link") {
+		t.Errorf("the message is %q", r.Message)
+	}
+	b.net.failed = time.Time{}
+	b.policy.Spec.Network.Interface = "eth9"
+	b.want(ReasonWorking, true)
+	if len(n.batch) != 1 || !strings.HasSuffix(n.batch[0], "podjob") || n.steps != 1 {
+		t.Errorf("batch is %q after %d steps", n.batch, n.steps)
+	}
+	b.pods = nil
+	b.want(ReasonIdling, true)
+	if !n.closed {
+		t.Error("the network is not given back")
 	}
 }
