@@ -426,7 +426,7 @@ func (f *ColocateFit) afterNodeChanged(_ klog.Logger, pod *v1.Pod, was, is any) 
 	}
 	if old, ok := was.(*v1.Node); ok {
 		before, err := convert.NodeBatchCapacity(old)
-		if err == nil && room.Fits(before.Curve().Least(before.At, before.At.Add(asks.Remaining(before.At)))) && c.At.Sub(before.At) < convert.BatchLasts {
+		if err == nil && room.Fits(before.Curve().Least(before.At, before.At.Add(asks.Remaining(before.At)))) && c.At.Before(before.Until) {
 			return fwk.QueueSkip, nil
 		}
 	}
