@@ -123,7 +123,7 @@ func (b *book) row(action string) *bill.Decision {
 
 // A yard is a cluster in memory: two nodes, a and b, of 16 cores and 64 GiB.
 type yard struct {
-	t      *testing.T
+	t      testing.TB
 	c      client.Client
 	clock  *clocktesting.FakeClock
 	plant  *plant
@@ -138,7 +138,7 @@ const valley = `{mode: Auto, cpuPercent: 80, memoryPercent: 80, priority: 0,
   windows: [{name: evening, from: "18:00", to: "22:30", timeZone: UTC, cpuPercent: 0}],
   ladder: {idle: Auto, quota: true, memory: true, evict: true}, evictions: {perHour: 10, gracePeriod: 30s}}`
 
-func newYard(t *testing.T, policy string, more ...client.Object) *yard {
+func newYard(t testing.TB, policy string, more ...client.Object) *yard {
 	t.Helper()
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
@@ -183,7 +183,7 @@ func (y *yard) restart() {
 	}
 	co, err := New(Options{
 		Client: y.c, Live: y.c, Clock: y.clock, Observed: true, Metrics: y.plant, Ledger: y.book, Memory: y.book,
-		Prices: func() *machine.PriceBook { return prices }, Log: slog.New(slog.DiscardHandler),
+		Prices: func() *machine.PriceBook { return prices }, Lasts: 30 * time.Minute, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		y.t.Fatal(err)
@@ -197,13 +197,13 @@ func (y *yard) minute(d time.Duration) {
 	for left := d; ; left -= time.Minute {
 		y.clock.Step(min(max(left, 0), time.Minute))
 		var pods corev1.PodList
-		if err := y.c.List(y.t.Context(), &pods); err != nil {
+		if err := y.c.List(context.Background(), &pods); err != nil {
 			y.t.Fatal(err)
 		}
 		for i := range pods.Items {
 			y.co.Pod(&pods.Items[i])
 		}
-		if err := y.co.Minute(y.t.Context()); err != nil {
+		if err := y.co.Minute(context.Background()); err != nil {
 			y.t.Fatal(err)
 		}
 		if left <= time.Minute {
@@ -215,7 +215,7 @@ func (y *yard) minute(d time.Duration) {
 func (y *yard) node(name string) *corev1.Node {
 	y.t.Helper()
 	n := &corev1.Node{}
-	if err := y.c.Get(y.t.Context(), types.NamespacedName{Name: name}, n); err != nil {
+	if err := y.c.Get(context.Background(), types.NamespacedName{Name: name}, n); err != nil {
 		y.t.Fatal(err)
 	}
 	return n
@@ -239,7 +239,7 @@ func (y *yard) capacity(name string) convert.BatchCapacity {
 func (y *yard) policy() *v1alpha1.ColocationPolicy {
 	y.t.Helper()
 	p := &v1alpha1.ColocationPolicy{}
-	if err := y.c.Get(y.t.Context(), types.NamespacedName{Name: "valley"}, p); err != nil {
+	if err := y.c.Get(context.Background(), types.NamespacedName{Name: "valley"}, p); err != nil {
 		y.t.Fatal(err)
 	}
 	return p
@@ -318,7 +318,7 @@ func TestAutoLendsWhatOnlineLeaves(t *testing.T) {
 	if at := room.At(monday.Add(9 * time.Hour)); at.CPUMilli != 0 { // 19:00
 		t.Errorf("at 19:00 it lends %v, want nothing: the window is open", at)
 	}
-	if c.Policy != "valley" || !c.Until.Equal(c.At.Add(3*time.Minute)) {
+	if c.Policy != "valley" || !c.Until.Equal(c.At.Add(30*time.Minute)) {
 		t.Errorf("the capacity is %s, from %v until %v", c.Policy, c.At, c.Until)
 	}
 	s := y.policy().Status
@@ -403,7 +403,7 @@ func TestNothingIsLentWhereNothingIsKnown(t *testing.T) {
 func (y *yard) say(node, message string) {
 	n := y.node(node)
 	n.Status.Conditions = []corev1.NodeCondition{{Type: v1alpha1.NodeConditionColocation, Status: corev1.ConditionFalse, Reason: "X", Message: message}}
-	if err := y.c.Status().Update(y.t.Context(), n); err != nil {
+	if err := y.c.Status().Update(context.Background(), n); err != nil {
 		y.t.Fatal(err)
 	}
 }
@@ -411,7 +411,7 @@ func (y *yard) say(node, message string) {
 func (y *yard) koordinator(node string) {
 	n := y.node(node)
 	n.Status.Allocatable[v1alpha1.ResourceKubernetesBatchCPU] = apiresource.MustParse("5000")
-	if err := y.c.Status().Update(y.t.Context(), n); err != nil {
+	if err := y.c.Status().Update(context.Background(), n); err != nil {
 		y.t.Fatal(err)
 	}
 }
