@@ -25,6 +25,7 @@ import (
 	"github.com/neap-dev/neap/api/v1alpha1"
 	"github.com/neap-dev/neap/host/agent/deadman"
 	"github.com/neap-dev/neap/host/agent/limiter"
+	"github.com/neap-dev/neap/host/agent/slackwatcher"
 	"github.com/neap-dev/neap/host/cdi"
 	"github.com/neap-dev/neap/host/cgroup"
 	"github.com/neap-dev/neap/host/device"
@@ -49,6 +50,7 @@ type Flags struct {
 	Cgroups, CgroupsParent string
 	StateDir, Namespace    string
 	Deadman                bool
+	Prometheus             string
 }
 
 // NewCommand returns neap-agent's command. finder returns how GPUs are looked at,
@@ -101,6 +103,7 @@ it when it ends.`,
 	fs.BoolVar(&f.GPU, "gpu", true, "share the machine's GPUs")
 	fs.BoolVar(&f.Colocation, "colocation", false, "hold batch pods to what online pods leave")
 	fs.StringVar(&f.Namespace, "namespace", cmp.Or(os.Getenv("POD_NAMESPACE"), "neap-system"), "namespace of the agent's Lease; default: $POD_NAMESPACE, else neap-system")
+	fs.StringVar(&f.Prometheus, "prometheus", "", "address of the Prometheus that policies' slack.p99 is asked of; without one, run queue and pressure have to do")
 	fs.BoolVar(&f.Deadman, "deadman", true, "start neap-agent deadman where none runs; switch it off where another container does")
 	fs.StringVar(&f.Node, "node", os.Getenv("NODE_NAME"), "name of the Node; default: $NODE_NAME")
 	fs.StringVar(&f.Kubeconfig, "kubeconfig", "", "how to reach the cluster; default: the pod's own service account")
@@ -210,6 +213,11 @@ func (f Flags) run(ctx context.Context, log *slog.Logger, finder device.Finder) 
 			Probe: &able,
 			Node:  f.Node, Namespace: f.Namespace, Client: direct, Kube: kube, Tree: tree, Parent: cgroup.Group(f.CgroupsParent),
 			StateDir: f.StateDir, Proc: f.Proc, Event: event, Log: log,
+		}
+		if f.Prometheus != "" {
+			if opts.P99, err = slackwatcher.Prometheus(f.Prometheus, f.Node); err != nil {
+				return fmt.Errorf("--prometheus: %w", err)
+			}
 		}
 		if f.Deadman {
 			opts.Deadman = func() error {
