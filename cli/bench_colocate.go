@@ -72,7 +72,7 @@ func newBenchColocateCommand() *cobra.Command {
 	var arms, burners []string
 	var online []float64
 	var rounds, retries int
-	var seconds, promise float64
+	var seconds, promise, late float64
 	var within time.Duration
 	var path, plot string
 	var dry bool
@@ -139,8 +139,8 @@ file goes on where it was stopped; --within stops it before a time is over.`,
 					return usagef("--burner %q is not cpu, memory or cpu,memory", b)
 				}
 			}
-			if rounds < 1 || rounds > 1000 || retries < 0 || !(seconds >= 1 && seconds <= 600) || within < 0 || !(promise == 0 || promise > 1) {
-				return usagef("give 1 to 1000 --rounds, --retries from 0, --seconds of 1 to 600, a --promise above 1")
+			if rounds < 1 || rounds > 1000 || retries < 0 || !(seconds >= 1 && seconds <= 600) || within < 0 || !(promise == 0 || promise > 1) || !(late > 0) {
+				return usagef("give 1 to 1000 --rounds, --retries from 0, --seconds of 1 to 600, a --promise above 1, a --late above 0")
 			}
 			head, rows, err := interference.Head{}, []interference.Row(nil), error(nil)
 			if path != "" {
@@ -152,7 +152,7 @@ file goes on where it was stopped; --within stops it before a time is over.`,
 				}
 			}
 			plan.Cells = interference.Cells(arms, online, burners, rounds, f.seed)
-			h, err := f.harness(interference.Options{Seconds: seconds, TargetRatio: promise, Head: head})
+			h, err := f.harness(interference.Options{Seconds: seconds, TargetRatio: promise, Late: late, Head: head})
 			if err != nil {
 				return err
 			}
@@ -198,6 +198,7 @@ file goes on where it was stopped; --within stops it before a time is over.`,
 	cmd.Flags().Float64Var(&seconds, "seconds", 10, "how long a row is measured, after a second of warm-up (ten for neap)")
 	cmd.Flags().IntVar(&retries, "retries", 2, "how often a rejected row is measured again")
 	cmd.Flags().Float64Var(&promise, "promise", 1.5, "the service promises so many times its p99 alone, for neap's slack; 0 promises nothing")
+	cmd.Flags().Float64Var(&late, "late", 0.1, "reject a row when the sender's own p99 lateness was more than this part of the p99, and than 0.2 ms")
 	cmd.Flags().StringVar(&path, "rows", "", "keep rows in this file, and go on with those in it")
 	cmd.Flags().DurationVar(&within, "within", 0, "begin no row that would not end within this time")
 	cmd.Flags().StringVar(&plot, "plot", "", "draw p99 over batch cores into this file, as SVG")

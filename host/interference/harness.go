@@ -30,8 +30,8 @@ type Options struct {
 
 	// A row is rejected when other programs used more than Foreign cores (0.15 if
 	// zero), when the hypervisor took more than Steal cores (0.02), or when the
-	// sender's p99 lateness was beyond a tenth of the p99.
-	Foreign, Steal float64
+	// sender's p99 lateness was beyond Late of the p99 (a tenth) and beyond 0.2 ms.
+	Foreign, Steal, Late float64
 	// Patience is for how long to wait for a quiet second before a row is measured
 	// and judged all the same; a minute if zero.
 	Patience time.Duration
@@ -67,6 +67,7 @@ func New(tree *cgroup.Tree, o Options) (*Harness, error) {
 	o.Service = cmp.Or(o.Service, 500*time.Microsecond)
 	o.Foreign = cmp.Or(o.Foreign, 0.15)
 	o.Steal = cmp.Or(o.Steal, 0.02)
+	o.Late = cmp.Or(o.Late, 0.1)
 	o.Patience = cmp.Or(o.Patience, time.Minute)
 	h := &Harness{options: o, tree: tree, machine: machine{"/proc", time.Second}, cores: runtime.NumCPU(), head: o.Head, solo: map[float64][]float64{}}
 	if h.head.Format != "" && h.head.Cores != h.cores {
@@ -255,7 +256,7 @@ func (h *Harness) Measure(ctx context.Context, arm Arm, c Cell) (Row, error) {
 		row.Why = fmt.Sprintf("other programs used %.2f cores", row.OtherCores)
 	case row.Steal > h.options.Steal:
 		row.Why = fmt.Sprintf("the hypervisor took %.2f cores", row.Steal)
-	case row.LateP99Ms > max(0.1*row.P99Ms, 0.1):
+	case row.LateP99Ms > max(h.options.Late*row.P99Ms, 0.2):
 		row.Why = fmt.Sprintf("the sender was %.2f ms late at the 99th percentile", row.LateP99Ms)
 	case got.Requests == 0:
 		row.Why = "no request was answered"

@@ -67,12 +67,16 @@ func Plot(w io.Writer, summaries []Summary, ours string, cores int) error {
 			fmt.Fprintf(&b, `<text x="%.1f" y="%.1f" text-anchor="middle" fill="#555">%g</text>`+"\n", x(step), oy+height-below+14, step)
 		}
 		fmt.Fprintf(&b, `<text x="%.1f" y="%.1f" text-anchor="middle" fill="#555">batch cores of %d</text>`+"\n", x(float64(cores)/2), oy+height-6, cores)
-		// Names stand right of their points, pushed apart where they would overlap.
+		// Names stand beside their points, above or below where another name is.
+		type place struct{ from, to, y float64 }
+		var taken []place
+		free := func(p place) bool {
+			return p.y > oy+above-8 && p.y < oy+height-below && !slices.ContainsFunc(taken, func(q place) bool {
+				return p.from < q.to && q.from < p.to && math.Abs(p.y-q.y) < 11
+			})
+		}
 		arms := slices.Clone(panels[k])
-		slices.SortStableFunc(arms, func(a, c Summary) int {
-			return cmp.Compare(y(a.P99Ratio.Median), y(c.P99Ratio.Median))
-		})
-		last := math.Inf(-1)
+		slices.SortStableFunc(arms, func(a, c Summary) int { return cmp.Compare(y(a.P99Ratio.Median), y(c.P99Ratio.Median)) })
 		for _, s := range arms {
 			px, py := x(s.BatchCores.Median), y(s.P99Ratio.Median)
 			colour, fill := "#4a5a6a", "#fff"
@@ -82,13 +86,16 @@ func Plot(w io.Writer, summaries []Summary, ours string, cores int) error {
 			fmt.Fprintf(&b, `<line x1="%.1f" x2="%.1f" y1="%.1f" y2="%.1f" stroke="%s"/>`, px, px, y(s.P99Ratio.Min), y(s.P99Ratio.Max), colour)
 			fmt.Fprintf(&b, `<line x1="%.1f" x2="%.1f" y1="%.1f" y2="%.1f" stroke="%s"/>`, x(s.BatchCores.Min), x(s.BatchCores.Max), py, py, colour)
 			fmt.Fprintf(&b, `<circle cx="%.1f" cy="%.1f" r="3.5" fill="%s" stroke="%s"/>`, px, py, fill, colour)
-			at := max(py+4, last+11)
-			last = at
-			anchor, tx := "start", px+7
-			if px > ox+width-90 {
-				anchor, tx = "end", px-7
+			long := 6.5 * float64(len(s.Arm))
+			anchor, tx, at := "start", px+7, place{px + 7, px + 7 + long, py + 4}
+			if px+7+long > ox+width {
+				anchor, tx, at.from, at.to = "end", px-7, px-7-long, px-7
 			}
-			fmt.Fprintf(&b, `<text x="%.1f" y="%.1f" text-anchor="%s" fill="%s">%s</text>`+"\n", tx, at, anchor, colour, html.EscapeString(s.Arm))
+			for try := 1; !free(at) && try < 40; try++ {
+				at.y = py + 4 + float64(6*(try/2)*(1-2*(try%2)))
+			}
+			taken = append(taken, at)
+			fmt.Fprintf(&b, `<text x="%.1f" y="%.1f" text-anchor="%s" fill="%s">%s</text>`+"\n", tx, at.y, anchor, colour, html.EscapeString(s.Arm))
 		}
 	}
 	b.WriteString("</svg>\n")
