@@ -154,6 +154,9 @@ func TestBatchBesideOnline(t *testing.T) {
 	}
 }
 
+// agentAccount is the chart's, which admission policies know.
+const agentAccount = "neap-colocation-agent"
+
 // A stage is a cluster with this machine as its node and all that Neap needs there.
 type stage struct {
 	*testing.T
@@ -226,12 +229,12 @@ func newStage(t *testing.T) *stage {
 
 	// 2. The agent's rights, and no more.
 	s.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "neap-system"}})
-	s.create(&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "neap-agent", Namespace: "neap-system"}})
+	s.create(&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: agentAccount, Namespace: "neap-system"}})
 	s.create(&rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "neap-agent"}, Rules: slices.Concat(agent.ColocationPermissions, agent.LeasePermissions)})
 	s.create(&rbacv1.ClusterRoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: "neap-agent"},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "neap-agent"},
-		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: "neap-agent", Namespace: "neap-system"}},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: agentAccount, Namespace: "neap-system"}},
 	})
 
 	// 3. What the controller says of the node.
@@ -489,7 +492,7 @@ func (s *stage) asFound(when string, found map[string]int64) {
 // agent starts the agent as a process with the rights of its service account.
 func (s *stage) agent() *process.Process {
 	s.Helper()
-	cfg, err := s.cluster.ConfigFor("system:serviceaccount:neap-system:neap-agent")
+	cfg, err := s.cluster.ConfigFor("system:serviceaccount:neap-system:" + agentAccount)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -535,7 +538,7 @@ func (s *stage) agentPod() {
 	pod := real("agent", s.agents)
 	pod.Namespace = "neap-system"
 	pod.Spec.TerminationGracePeriodSeconds = nil
-	pod.Spec.ServiceAccountName, pod.Spec.HostPID = "neap-agent", true
+	pod.Spec.ServiceAccountName, pod.Spec.HostPID = agentAccount, true
 	mounts := []corev1.VolumeMount{
 		{Name: "cgroups", MountPath: "/host/sys/fs/cgroup"}, {Name: "proc", MountPath: "/host/proc", ReadOnly: true}, {Name: "state", MountPath: dir},
 	}
