@@ -33,8 +33,9 @@ beside a bulk sender that takes what it gets. The arms are:
   htb   the usual fixed classes: 40, 30 and 30 % of the link, each up to all of it
   neap  what the agent does: online first, bulk within a budget that follows online
 
-Arms run in random order in every round; p99Ratio is to the round's own solo. This
-needs root. Nothing of the machine's own network is touched.`,
+Arms run in random order in every round; p99Ratio is to the round's own solo. A row in
+which the caller itself was late, or calls failed, is measured again, up to three times.
+This needs root. Nothing of the machine's own network is touched.`,
 		Example: `  neap bench net
   neap bench net --arms solo,neap --rounds 1 --seconds 5 --format json`,
 		Args: noArgs,
@@ -104,6 +105,9 @@ needs root. Nothing of the machine's own network is touched.`,
 func netBars(rows []netbench.Row) []benchreport.Bar {
 	ratio, rest, beside := map[string][]float64{}, map[string][]float64{}, map[string]float64{}
 	for _, r := range rows {
+		if !r.OK {
+			continue
+		}
 		if r.P99Ratio > 0 {
 			ratio[r.Arm] = append(ratio[r.Arm], r.P99Ratio)
 		}
@@ -113,6 +117,9 @@ func netBars(rows []netbench.Row) []benchreport.Bar {
 		beside[arm] = median(v)
 	}
 	var bars []benchreport.Bar
+	if len(rest) == 0 {
+		return []benchreport.Bar{benchreport.AtLeast("rows that count", 0, "", 1)}
+	}
 	if len(ratio[netbench.Neap]) > 0 {
 		bars = append(bars, benchreport.AtMost("p99 beside bulk, to alone", beside[netbench.Neap], "x", 1.3))
 	}
