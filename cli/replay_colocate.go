@@ -188,6 +188,9 @@ func (c *colocateReplay) run(ctx context.Context, progress io.Writer) (*colocate
 		points := colocation.Points(rows, half)
 		oracle := colocation.Standard(points, "oracle")
 		for _, share := range c.shares {
+			if oracle.OfferedHours == 0 {
+				break // it was not asked for
+			}
 			for _, name := range c.policies {
 				at, ok := colocation.AtOffered(points, name, float64(share)/100*oracle.OfferedHours)
 				r.AtOffered = append(r.AtOffered, colocateAtOffered{Half: half, SharePercent: share, Policy: name, Offers: ok, Result: at})
@@ -296,8 +299,10 @@ func writeColocateReplay(w io.Writer, r *colocateReplayed) error {
 		}
 		t.add(cells...)
 	}
-	t.write(buf, "")
-	fmt.Fprintln(buf)
+	if len(r.AtOffered) > 0 {
+		t.write(buf, "")
+		fmt.Fprintln(buf)
+	}
 	columns := []string{"policy", ">value", ">offered core-h", ">got core-h", ">lost core-h", ">violated core-h", ">violated min", ">evicted", ">done", ">mean run min"}
 	if r.Day != nil {
 		columns = append(columns, ">in window core-h", ">hasty")
