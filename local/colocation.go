@@ -26,6 +26,9 @@ import (
 // fastest days have thousands of minutes an hour.
 const batchApart = 300 * time.Millisecond
 
+// batchAhead is how far the day may be ahead of the last decision on batch.
+const batchAhead = 4 * time.Minute
+
 // batchLasts is how long, of the day, a machine's batch capacity holds: on the wall
 // long enough that it need not be written again every moment.
 func (u *up) batchLasts() time.Duration {
@@ -46,6 +49,19 @@ func (u *up) colocated(at time.Time) {
 	if err != nil {
 		u.out.problem(fmt.Errorf("keep what batch may have at %s for the page: %w", u.stamp(at), err))
 	}
+	if u.o.Scenario.Elastic() || len(u.o.Scenario.Colocations) == 0 || u.o.Prometheus != "" {
+		return // the policies hold the day back, if anybody
+	}
+	// What batch may have is old after a few minutes: the day goes no further than that
+	// before it is decided again.
+	u.day.WaitAt(at.Add(batchAhead))
+	p := &u.pace
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.give != nil {
+		p.give.Stop()
+	}
+	p.give = time.AfterFunc(noDecision, func() { u.day.WaitAt(time.Time{}) })
 }
 
 // keepAgents plays the agents of the machines that lend to batch.

@@ -87,6 +87,7 @@ func (h hour) net() money.Amount { return h.Earned - h.Lost - h.Violated }
 // totals count on for ever.
 type totals struct {
 	LostMillis int64   `json:"lostMillis"`
+	Evicted    int64   `json:"evicted"`
 	Violations float64 `json:"violations"`
 }
 
@@ -121,6 +122,7 @@ func (c *Colocator) account(w *world) {
 					a.Total.LostMillis += e.lost
 					a.Now.Lost += cost.work(e.lost)
 					a.Now.Evicted++
+				a.Total.Evicted++
 				}
 			}
 		}

@@ -32,6 +32,7 @@ type policyFigure struct {
 	earned           float64 // an hour
 	priced           bool
 	lost             float64 // core-hours
+	evicted          float64
 	violations       float64 // minutes
 }
 
@@ -49,12 +50,13 @@ var (
 	onlineMemDesc  = describe("online_memory_bytes", "Memory that online pods and the system use of a node; the past that capacity is learnt from.", "node")
 	earnedDesc     = describe("earned_per_hour", "Price of an hour of what batch pods use now; in modes Observe and Preview, could use.", "policy", "currency")
 	lostDesc       = describe("lost_core_hours_total", "Work of batch pods that was lost because they were evicted.", "policy")
+	evictedDesc    = describe("evictions_total", "Batch pods that were evicted, by whomever.", "policy")
 	violationsDesc = describe("violation_minutes_total", "Minutes in which a service beside batch pods missed its quality.", "policy")
 )
 
 // Describe implements [prometheus.Collector].
 func (f *figures) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{capacityDesc, memoryDesc, termDesc, allocatedDesc, onlineDesc, onlineMemDesc, earnedDesc, lostDesc, violationsDesc} {
+	for _, d := range []*prometheus.Desc{capacityDesc, memoryDesc, termDesc, allocatedDesc, onlineDesc, onlineMemDesc, earnedDesc, lostDesc, evictedDesc, violationsDesc} {
 		to <- d
 	}
 }
@@ -85,6 +87,7 @@ func (f *figures) Collect(to chan<- prometheus.Metric) {
 			gauge(earnedDesc, p.earned, p.policy, p.currency)
 		}
 		to <- prometheus.MustNewConstMetric(lostDesc, prometheus.CounterValue, p.lost, p.policy)
+		to <- prometheus.MustNewConstMetric(evictedDesc, prometheus.CounterValue, p.evicted, p.policy)
 		to <- prometheus.MustNewConstMetric(violationsDesc, prometheus.CounterValue, p.violations, p.policy)
 	}
 }
@@ -108,7 +111,7 @@ func (f *figures) set(w *world, c *Colocator) {
 			g.priced, g.currency, g.earned = true, c.o.Prices().Currency(), c.sumOf(w, p).worth.Float()
 		}
 		total := c.policies[p.UID].account.Total
-		g.lost, g.violations = float64(total.LostMillis)/3.6e6, total.Violations
+		g.lost, g.evicted, g.violations = float64(total.LostMillis)/3.6e6, float64(total.Evicted), total.Violations
 		policies = append(policies, g)
 	}
 	f.mu.Lock()
