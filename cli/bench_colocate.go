@@ -105,7 +105,7 @@ the service's own p99 can do anything about.
 --rows keeps every row in a file as it is measured. The same command with that
 file goes on where it was stopped; --within stops it before a time is over.`,
 		Example: `  neap bench colocate --arms solo,none,shares2,weight1,idle,slice,quota,koordinator,neap --online 25,50,70 --rounds 5
-  neap bench colocate --rows rows.jsonl --within 20m --plot frontier.svg --format json > colocate.json`,
+  neap bench colocate --rows rows.jsonl --within 20m --plot frontier.svg --format json`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := f.check(); err != nil {
