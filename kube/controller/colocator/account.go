@@ -122,7 +122,7 @@ func (c *Colocator) account(w *world) {
 					a.Total.LostMillis += e.lost
 					a.Now.Lost += cost.work(e.lost)
 					a.Now.Evicted++
-				a.Total.Evicted++
+					a.Total.Evicted++
 				}
 			}
 		}
