@@ -531,27 +531,33 @@ func agentArgs(stateDir string) []string {
 }
 
 // agentPod runs the agent as the chart does: the agent and its deadman, each a
-// container of one pod, with the machine's cgroups and processes.
+// container of one pod, with the machine's cgroups and no capability.
 func (s *stage) agentPod() {
 	s.Helper()
 	dir := s.dir + "-pod"
 	pod := real("agent", s.agents)
 	pod.Namespace = "neap-system"
 	pod.Spec.TerminationGracePeriodSeconds = nil
-	pod.Spec.ServiceAccountName, pod.Spec.HostPID = agentAccount, true
+	pod.Spec.ServiceAccountName, pod.Spec.ShareProcessNamespace = agentAccount, new(true)
+	pod.Spec.SecurityContext = &corev1.PodSecurityContext{
+		RunAsUser: new(int64(0)), SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+	}
 	mounts := []corev1.VolumeMount{
-		{Name: "cgroups", MountPath: "/host/sys/fs/cgroup"}, {Name: "proc", MountPath: "/host/proc", ReadOnly: true}, {Name: "state", MountPath: dir},
+		{Name: "cgroups", MountPath: "/host/sys/fs/cgroup"}, {Name: "proc", MountPath: "/host/proc", ReadOnly: true}, {Name: "state", MountPath: agent.DefaultStateDir},
 	}
 	container := func(name string, args ...string) corev1.Container {
 		return corev1.Container{
 			Name: name, Image: s.agents.Name, ImagePullPolicy: corev1.PullNever, VolumeMounts: mounts, Args: args,
-			Env:       []corev1.EnvVar{{Name: "NODE_NAME", Value: s.node.Name}},
+			Env: []corev1.EnvVar{{Name: "NODE_NAME", Value: s.node.Name}},
+			SecurityContext: &corev1.SecurityContext{
+				AllowPrivilegeEscalation: new(false), ReadOnlyRootFilesystem: new(true), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+			},
 			Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("20m")}},
 		}
 	}
 	pod.Spec.Containers = []corev1.Container{
-		container("agent", append(agentArgs(dir), "--root=/host", "--proc=/host/proc", "--deadman=false")...),
-		container("deadman", "deadman", "--root=/host", "--state-dir="+dir),
+		container("agent", append(agentArgs(agent.DefaultStateDir), "--root=/host", "--proc=/host/proc", "--deadman=false")...),
+		container("deadman", "deadman", "--root=/host"),
 	}
 	folder := func(path string) corev1.VolumeSource {
 		return corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: path, Type: new(corev1.HostPathDirectoryOrCreate)}}
