@@ -306,7 +306,7 @@ func TestTheControllerTakesItsArguments(t *testing.T) {
 
 func TestTheColocationAgentMayDoWhatItsCodeNeeds(t *testing.T) {
 	for traced, added := range map[string]int{"true": 2, "false": 0} {
-		objs := render(t, "colocation.agent.enabled=true", "colocation.agent.runQueue="+traced)
+		objs := render(t, "colocation.agent.enabled=true", "controller.prometheus.url=http://p:9090", "colocation.agent.runQueue="+traced)
 		var granted []string
 		for _, r := range all[rbacv1.ClusterRole](t, objs, "ClusterRole") {
 			if r.Name == "neap-colocation-agent" {

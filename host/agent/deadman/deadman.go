@@ -31,7 +31,7 @@ import (
 
 // Silence is how long an agent may say nothing. Together with what carrying out
 // takes it is less than the 10 s within which batch is bounded.
-const Silence = 5 * time.Second
+const Silence = 7 * time.Second
 
 // Socket is the name of the socket in a ledger's directory.
 const Socket = "deadman.sock"

@@ -137,6 +137,7 @@ type Warden struct {
 	freezing  bool
 	braked    bool
 	held      map[string]cgroup.Group // groups of batch pods that were written, by uid
+	lonely    bool                    // they are the only ones of their class
 	avoidance string
 	ticks     int64     // of the fast loop, when it was last seen to move
 	tickedAt  time.Time // and when that was
@@ -429,6 +430,14 @@ func (w *Warden) hold(world World, batch []Pod, active bool) {
 			w.wanting = append(w.wanting, err)
 		}
 	}
+	if lonely != w.lonely { // from weights to idle among pods, or back
+		w.lonely = lonely
+		for _, g := range w.held {
+			if err := w.ledger.Release(g); err != nil {
+				w.wanting = append(w.wanting, err)
+			}
+		}
+	}
 	here := map[string]bool{}
 	for _, p := range batch {
 		g := w.layout.Pod(cgroup.BestEffort, p.UID)
@@ -447,10 +456,16 @@ func (w *Warden) hold(world World, batch []Pod, active bool) {
 		}
 	}
 	for uid, g := range w.held {
-		if !here[uid] {
-			w.ledger.Forget(g)
-			delete(w.held, uid)
+		if here[uid] {
+			continue
 		}
+		delete(w.held, uid)
+		if w.opts.Tree.Exists(g) { // it is no longer of the class, or about to go
+			if err := w.ledger.Release(g); err != nil {
+				w.wanting = append(w.wanting, err)
+			}
+		}
+		w.ledger.Forget(g)
 	}
 }
 

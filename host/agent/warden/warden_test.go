@@ -386,6 +386,16 @@ func TestOnlinePodsOfTheClassComeFirst(t *testing.T) {
 	if got := b.knob(class.Child("podproxy"), cgroup.Weight); got != 1024 {
 		t.Errorf("the online pod's weight is %d: it is not ours", got)
 	}
+	b.pods = b.pods[:1] // the online pod goes
+	b.want(ReasonWorking, true)
+	if b.knob(class.Child("podjob"), cgroup.Idle) != 0 || b.knob(class.Child("podjob"), cgroup.Weight) != 2048 {
+		t.Error("the batch pod has no weight among its like")
+	}
+	b.pods[0].Labels = nil // it is batch no longer
+	b.want(ReasonIdling, true)
+	if got := b.knob(class.Child("podjob"), cgroup.Weight); got != 1024 {
+		t.Errorf("the weight of what was a batch pod is %d", got)
+	}
 }
 
 func TestTheLadderIsClimbed(t *testing.T) {
