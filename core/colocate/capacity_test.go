@@ -221,3 +221,14 @@ func (odd) DayType(t time.Time) elastic.DayType {
 	}
 	return elastic.Holiday
 }
+
+// BenchmarkCapacity is one machine's offer in a minute in which its level moved,
+// so that nothing is remembered from the minute before.
+func BenchmarkCapacity(b *testing.B) {
+	now := time.Date(2026, 3, 11, 12, 0, 0, 0, time.UTC)
+	past := known(now, 15, usual)
+	for i := range b.N {
+		past.Observe(now, 5000+float64(i)/1e3, 10000)
+		Capacity(Observation{Now: now, Machine: machine, Past: past}, allow)
+	}
+}

@@ -1,8 +1,9 @@
 // Package colocate decides how much of a machine batch pods may have, now and
 // over the day to come, so that the online pods beside them do not feel it.
 //
-//	online(τ)   = highest use of online pods and system in step τ, at a quantile:
-//	              max of what came at like times and what is now
+//	online(τ)   = quantile of the highest use of online pods and system that came
+//	              of times like now, carried over to the level of now: the same time
+//	              of other days, or any time, as far as the machine keeps to the clock
 //	capacity(τ) = machine · share(τ) − online(τ)          share is lower in windows
 //	offered     = min of capacity over [now, now + run time]
 //	              falls at once, rises by so much in five minutes
