@@ -167,8 +167,13 @@ func (c *Colocator) Run(ctx context.Context) error {
 			case <-time.After(rest):
 			}
 		}
-		now := c.o.Clock.Now()
-		timer := c.o.Clock.NewTimer(now.Truncate(time.Minute).Add(time.Minute).Sub(now))
+		// The minute after the last decision, and not after now: a day that waits for us
+		// would never come to that.
+		rest := c.last.Truncate(time.Minute).Add(time.Minute).Sub(c.o.Clock.Now())
+		if rest <= 0 && ctx.Err() == nil {
+			continue
+		}
+		timer := c.o.Clock.NewTimer(min(rest, time.Minute)) // a clock may have been set back
 		select {
 		case <-ctx.Done():
 			timer.Stop()
