@@ -83,7 +83,7 @@ func sweep() error {
 	// 1. Processes: everything in our cgroups.
 	errs = append(errs, killGroups())
 	// 2. What they held.
-	errs = append(errs, removeShimSockets(), unmountBelow(runDir, stateDir), removeNetwork(), removeGroups(), removeLogLinks())
+	errs = append(errs, removeShimSockets(), unmountBelow(runDir, stateDir), removeNetwork(), removeGroups(), removeLogLinks(), removeResults())
 	// 3. How the machine was.
 	if b, err := os.ReadFile(recordFile); err == nil {
 		var r record
@@ -152,6 +152,25 @@ func removeLogLinks() error {
 		path := filepath.Join(dir, e.Name())
 		if to, err := os.Readlink(path); err == nil && below(to, stateDir) {
 			errs = append(errs, os.Remove(path))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeResults removes what the CNI plugins remember of pods that were killed: their
+// links are called by our network's name, and the loopback of the same pod by its id.
+func removeResults() error {
+	const dir = "/var/lib/cni/results/"
+	links, err := filepath.Glob(dir + "neap-node-*")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, l := range links {
+		errs = append(errs, os.Remove(l))
+		id, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(l), "neap-node-"), "-")
+		if err := os.Remove(dir + "cni-loopback-" + id + "-lo"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
