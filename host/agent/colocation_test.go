@@ -219,6 +219,7 @@ func TestPodsComeAndGo(t *testing.T) {
 		for began := time.Now(); time.Since(began) < until; time.Sleep(pace) {
 			n.pod(i)
 			n.gone(i - standing)
+			n.kube.ClearActions() // which it remembers all of
 			i++
 		}
 	}
