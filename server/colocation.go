@@ -16,7 +16,6 @@ import (
 // colocationGauges are what the machines' agents and the controller say of every
 // machine, in thousandths of a core.
 var colocationGauges = []struct{ name, query string }{
-	{"capacity", "neap_colocation_capacity_milli"}, // the machine
 	{"system", "neap_colocation_system_milli"},
 	{"online", "neap_colocation_online_milli"},
 	{"batch", "neap_colocation_batch_milli"},

@@ -58,8 +58,8 @@ func TestColocationIsToldByMachineAndForAll(t *testing.T) {
 		samples = samples[:0]
 		for k, node := range []string{"a", "b"} {
 			for metric, v := range map[string]float64{
-				"neap_colocation_capacity_milli": 16000, "neap_colocation_online_milli": 4000 + 1000*float64(k),
-				"neap_colocation_batch_milli": 3000, "neap_colocation_budget_milli": 5000,
+				"neap_colocation_online_milli": 4000 + 1000*float64(k),
+				"neap_colocation_batch_milli":  3000, "neap_colocation_budget_milli": 5000,
 				"neap_colocation_batch_core_seconds_total": float64(i) * 180, "neap_colocation_frozen_pods": float64(k),
 			} {
 				write(v, "__name__", metric, "node", node)

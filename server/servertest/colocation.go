@@ -37,7 +37,7 @@ func colocatedAt(i int, t time.Time) map[string]float64 {
 		slack = -0.05
 	}
 	return map[string]float64{
-		"neap_colocation_capacity_milli": 16_000, "neap_colocation_system_milli": 350, "neap_colocation_online_milli": online,
+		"neap_colocation_system_milli": 350, "neap_colocation_online_milli": online,
 		"neap_colocation_batch_milli": min(offered*0.93, budget), "neap_colocation_budget_milli": budget,
 		"neap_batch_capacity_milli": offered, "neap_batch_allocated_milli": offered * 0.95,
 		"neap_colocation_slack": slack, "neap_colocation_runqueue_seconds": 0.0004 + 0.0006*evening,

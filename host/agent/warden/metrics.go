@@ -57,6 +57,7 @@ var (
 	descStep      = desc("step", "1 for the strongest means by which batch is held back, 0 for the others.", "step")
 	descSteps     = desc("steps_total", "How often a means was the strongest, coming from a weaker one.", "step")
 	descSlack     = desc("slack", "What an online workload feels below its target, as a share of it.", "namespace", "workload", "signal")
+	descWait      = desc("runqueue_seconds", "How long threads of an online workload wait for a CPU.", "namespace", "workload", "quantile")
 	descFrozen    = desc("frozen_pods", "How many batch pods are frozen.")
 	descForeign   = desc("foreign_writes_total", "Writes of somebody else's to files that the agent owns, which were undone.", "file")
 	descEvictions = desc("evictions_total", "Batch pods that the agent evicted.", "reason")
@@ -70,7 +71,7 @@ var (
 
 // Describe implements [prometheus.Collector].
 func (w *Warden) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descCapacity, descBudget, descOnline, descBatch, descSystem, descStep, descSteps, descSlack, descFrozen,
+	for _, d := range []*prometheus.Desc{descCapacity, descBudget, descOnline, descBatch, descSystem, descStep, descSteps, descSlack, descWait, descFrozen,
 		descForeign, descEvictions, descLost, descBatchCPU, descReversals, descNetOnline, descNetBatch, descNetBudget} {
 		ch <- d
 	}
@@ -108,6 +109,9 @@ func (w *Warden) Collect(ch chan<- prometheus.Metric) {
 		if key := [3]string{namespace, name, s.Kind}; !seen[key] {
 			seen[key] = true
 			gauge(descSlack, float64(s.Slack())/1000, key[:]...)
+			if s.Kind == "runqueue" {
+				gauge(descWait, float64(s.Value)/1e6, namespace, name, "0.99")
+			}
 		}
 	}
 	gauge(descFrozen, float64(c.frozen))

@@ -9,7 +9,7 @@ import { amend, link, type Route, useAnswer, useApp } from "../state";
 import { Rows } from "./decisions";
 
 // The colours of what a machine's cores do, and of the steps of the ladder.
-const colours: Record<string, string> = { online: "cat1", system: "cat10", batch: "cat6", budget: "ink", offered: "cat4", allocated: "cat3", capacity: "c-ready" };
+const colours: Record<string, string> = { online: "cat1", system: "cat10", batch: "cat6", budget: "ink", offered: "cat4", allocated: "cat3" };
 const steps: Record<string, string> = { Idle: "cat6", Quota: "cat4", Memory: "cat3", Freeze: "cat8", Evict: "bad" };
 
 const stepName = (t: ReturnType<typeof useApp>["t"], step: string) => (step === "None" || step in steps ? t(`colo.step.${step}` as Key) : step);
