@@ -83,7 +83,7 @@ type colocationNode struct {
 	Holds    bool                      `json:"holds"`              // the capacity has not run out
 	Report   *convert.ColocationReport `json:"report,omitempty"`   // of the agent
 	State    *corev1.NodeCondition     `json:"state,omitempty"`
-	Offered  int64                     `json:"offeredMilli"` // what the node's status offers
+	Offered  int64                     `json:"offeredMilli"` // what batch pods may have in all, now
 	Pods     []colocationPod           `json:"pods"`
 	Problems []string                  `json:"problems,omitempty"`
 }
@@ -134,12 +134,14 @@ func readColocation(ctx context.Context, k client.Client, now time.Time) (*coloc
 		if p == nil && !told {
 			continue
 		}
-		out := colocationNode{Name: n.Name, Offered: convert.BatchOffer(n).CPUMilli, Pods: []colocationPod{}}
+		out := colocationNode{Name: n.Name, Pods: []colocationPod{}}
 		if p != nil {
 			out.Policy = p.Name
 		}
 		if c, err := convert.NodeBatchCapacity(n); err == nil {
-			out.Capacity, out.Holds = &c, c.Fresh(now)
+			if out.Capacity, out.Holds = &c, c.Fresh(now); out.Holds {
+				out.Offered = c.Curve().At(now).CPUMilli
+			}
 		} else if !errors.Is(err, convert.ErrNoBatchCapacity) {
 			out.Problems = append(out.Problems, err.Error())
 		}

@@ -178,7 +178,7 @@ func (s *Server) colocationDay(r *http.Request) (any, error) {
 		}
 	}
 	a.Steps, a.Short = stretches(w.From, step, names), stretches(w.From, step, short)
-	total := func(metric string) (v float64) {
+	total := func(metric, selector string) (v float64) {
 		window := fmt.Sprintf("[%ds]", int(w.To.Sub(w.From)/time.Second))
 		for _, sr := range s.instant(ctx, "sum(increase("+metric+selector+window+"))", minTime(w.To, s.now()), &a.Notes) {
 			if k := len(sr.Points); k > 0 && !math.IsNaN(sr.Points[k-1].V) {
@@ -187,9 +187,13 @@ func (s *Server) colocationDay(r *http.Request) (any, error) {
 		}
 		return v
 	}
-	a.BatchHours = total("neap_colocation_batch_core_seconds_total") / 3600
-	a.LostHours = total("neap_colocation_lost_core_seconds_total") / 3600
-	a.Evictions = total("neap_colocation_evictions_total")
+	a.BatchHours = total("neap_colocation_batch_core_seconds_total", selector) / 3600
+	a.LostHours = total("neap_colocation_lost_core_seconds_total", selector) / 3600
+	a.Evictions = total("neap_colocation_evictions_total", selector)
+	if machine == "" { // the controller counts those of the agents, too
+		a.LostHours = max(a.LostHours, total("neap_batch_lost_core_hours_total", ""))
+		a.Evictions = max(a.Evictions, total("neap_batch_evictions_total", ""))
+	}
 	return a, s.colocationLedger(ctx, &a)
 }
 

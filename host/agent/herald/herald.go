@@ -4,7 +4,7 @@
 // On the Node stand the annotation neap.dev/colocation and the condition
 // NeapColocation; the Lease neap-agent-NODE says that the agent lives. Where the
 // controller has been silent for longer than its word holds, the node's batch
-// resources are set to zero, so that nothing new comes.
+// resources are set to what runs there, so that nothing new comes.
 //
 // A cluster that does not answer holds up nothing here: the warden works on with what
 // was said last.
@@ -225,7 +225,8 @@ func (h *Herald) annotate(ctx context.Context, node *corev1.Node, name, text str
 	return nil
 }
 
-// decay takes the batch resources off the node when the controller is silent.
+// decay takes the batch resources off the node when the controller is silent, but for
+// what runs there: a kubelet that restarts fails pods that ask for more than its node has.
 func (h *Herald) decay(ctx context.Context) error {
 	if _, ours := h.node.Annotations[v1alpha1.AnnotationBatchCapacity]; !ours {
 		return nil
@@ -234,11 +235,17 @@ func (h *Herald) decay(ctx context.Context) error {
 		return nil
 	}
 	before := h.node.DeepCopy()
-	zero := convert.BatchQuantities(convert.BatchOffer(&corev1.Node{}), v1alpha1.BatchResourcesKubernetes)
+	var asked colocate.Room
+	for _, o := range h.pods.List() {
+		if p, ok := o.(*corev1.Pod); ok && convert.Batch(p) && !convert.Over(p) {
+			asked = asked.Add(convert.BatchRequest(p))
+		}
+	}
+	least := convert.BatchQuantities(asked, v1alpha1.BatchResourcesKubernetes)
 	for _, list := range []corev1.ResourceList{h.node.Status.Capacity, h.node.Status.Allocatable} {
-		for name, none := range zero {
-			if q, there := list[name]; there && !q.IsZero() {
-				list[name] = none
+		for name, q := range least {
+			if is, there := list[name]; there && is.Cmp(q) > 0 {
+				list[name] = q
 			}
 		}
 	}

@@ -163,10 +163,20 @@ func TestAClusterThatDoesNotAnswerHoldsUpNothing(t *testing.T) {
 func TestASilentControllerLendsNothing(t *testing.T) {
 	for name, tc := range map[string]struct {
 		until time.Duration
+		runs  string // what a batch pod there asks for
 		want  int64
-	}{"it has spoken": {time.Minute, 4000}, "it is silent": {-time.Minute, 0}} {
+	}{"it has spoken": {time.Minute, "", 4000}, "it is silent": {-time.Minute, "", 0}, "it is silent, and a pod runs": {-time.Minute, "1500", 1500}} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, policy())
+			if tc.runs != "" {
+				asks := corev1.ResourceList{v1alpha1.ResourceBatchCPU: resource.MustParse(tc.runs)}
+				if err := b.pods.Add(&corev1.Pod{
+					ObjectMeta: metav1.ObjectMeta{Namespace: "etl", Name: "p", UID: "p", Labels: map[string]string{v1alpha1.LabelClass: v1alpha1.ClassBatch}},
+					Spec:       corev1.PodSpec{NodeName: "n", Containers: []corev1.Container{{Name: "c", Resources: corev1.ResourceRequirements{Requests: asks, Limits: asks}}}},
+				}); err != nil {
+					t.Fatal(err)
+				}
+			}
 			now := time.Now()
 			node := new(corev1.Node)
 			if err := b.api.Get(t.Context(), client.ObjectKey{Name: "n"}, node); err != nil {

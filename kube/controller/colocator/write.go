@@ -62,7 +62,9 @@ func (c *Colocator) offer(ctx context.Context, w *world, m *seen) error {
 		}
 		st.wrote = is
 	}
-	return c.resources(ctx, m.node, convert.BatchQuantities(steady(m.offer), m.policy.Spec.Resources))
+	// What runs there stays offered: a kubelet that restarts fails pods that ask for
+	// more than its node has. It gives away nothing that is not given away.
+	return c.resources(ctx, m.node, convert.BatchQuantities(steady(m.offer).Max(m.asked), m.policy.Spec.Resources))
 }
 
 // renews reports whether what stands on a node has to be written again: it runs out,
