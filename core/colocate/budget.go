@@ -37,7 +37,7 @@ type BudgetRule struct {
 func (r BudgetRule) Validate() error {
 	switch {
 	case r.CapacityMilli <= 0:
-		return fmt.Errorf("CapacityMilli is %d; a machine has more than 0", r.CapacityMilli)
+		return fmt.Errorf("the CapacityMilli is %d; a machine has more than 0", r.CapacityMilli)
 	case r.Percent < 0 || r.Percent > 100:
 		return fmt.Errorf("Percent is %d; give 0 to 100", r.Percent)
 	case r.GuardMilli < 0:

@@ -21,7 +21,7 @@ type LinkRule struct {
 func (r LinkRule) Validate() error {
 	switch {
 	case r.Bits <= 0:
-		return fmt.Errorf("Bits is %d; a link carries more than 0 bits a second", r.Bits)
+		return fmt.Errorf("the Bits are %d; a link carries more than 0 bits a second", r.Bits)
 	case r.ReservePercent < 0 || r.ReservePercent > 100:
 		return fmt.Errorf("ReservePercent is %d; give 0 to 100", r.ReservePercent)
 	}

@@ -60,7 +60,7 @@ func New(tree *cgroup.Tree, o Options) (*Harness, error) {
 		return nil, errors.New("measuring colocation needs Linux: its groups, its scheduler")
 	}
 	if len(o.Command) == 0 {
-		return nil, errors.New("Command is empty; name the program that runs the children")
+		return nil, errors.New("the Command is empty; name the program that runs the children")
 	}
 	o.Seconds = cmp.Or(o.Seconds, 10)
 	o.WarmUp = cmp.Or(o.WarmUp, time.Second)

@@ -116,7 +116,7 @@ func load(args []string, stdin io.Reader, stdout io.Writer) error {
 		return err
 	}
 	buf := make([]byte, requestSize)
-	next, end, which := float64(start), float64(start), 0
+	end, which := float64(start), 0
 	for i, p := range phases {
 		begin := end
 		end += float64(p.long)
@@ -124,7 +124,7 @@ func load(args []string, stdin io.Reader, stdout io.Writer) error {
 		// Of its own: what came before a phase does not change its arrivals.
 		dice := rand.New(rand.NewPCG(*seed, uint64(len(phases)-i)))
 		// Memoryless: arrivals begin anew with the phase's own rate.
-		for next = begin + dice.ExpFloat64()*gap; next < end; next += dice.ExpFloat64() * gap {
+		for next := begin + dice.ExpFloat64()*gap; next < end; next += dice.ExpFloat64() * gap {
 			meant := int64(next)
 			sleepUntil(meant)
 			now := clock.now()

@@ -4,8 +4,6 @@ import (
 	"math"
 	"math/rand/v2"
 	"time"
-
-	"github.com/neap-dev/neap/core/colocate"
 )
 
 // A Job is one of the endless queue.
@@ -55,5 +53,4 @@ type running struct {
 	Job
 	id   int
 	done float64 // minutes of its work
-	task colocate.Task
 }
