@@ -25,6 +25,7 @@ type Signal struct {
 	Kind     string // which signal: p99, runqueue or pressure
 	Value    int64  // in the target's unit
 	Target   int64  // at most; 0 or less leaves the signal out
+	Slow     bool   // Value is of a minute rather than of the time since the look before
 }
 
 // Slack is how far the signal is below its target, in thousandths of it: 1000 is
@@ -45,6 +46,9 @@ type SlackRule struct {
 	// Patience is in how many looks a means must help before the next one is tried;
 	// zero means 2.
 	Patience int
+	// Seeking says that the culprit among batch pods is known or looked for: nobody is
+	// acquitted of it meanwhile.
+	Seeking bool
 }
 
 // A SlackVerdict is what the slack loop answers to one look.
@@ -136,7 +140,7 @@ func (s *Slack) Look(at time.Duration, signals []Signal, ceiling int64) SlackVer
 		s.coolUntil = at + s.rule.CoolDown
 		v.Missed = true
 		v.Stronger = s.looks > s.rule.Patience
-		if s.looks > 2*s.rule.Patience {
+		if s.looks > 2*s.rule.Patience && !s.rule.Seeking {
 			s.acquit(counted)
 		}
 		v.Why = fmt.Sprintf("%s misses its target by its %s: %d, at most %d", v.Worst.Workload, v.Worst.Kind, v.Worst.Value, v.Worst.Target)
