@@ -399,6 +399,14 @@ type ColocationPolicyStatus struct {
 	// +optional
 	RunTimes []LearntRunTime `json:"runTimes,omitempty"`
 
+	// OnlinePeaks are how much CPU one pod of an online workload uses at its highest,
+	// learnt on the nodes of the policy; by it the scheduler places the next one.
+	// +kubebuilder:validation:MaxItems=512
+	// +listType=map
+	// +listMapKey=owner
+	// +optional
+	OnlinePeaks []LearntPeak `json:"onlinePeaks,omitempty"`
+
 	// Conditions: Ready, MetricsFresh, GuardMet.
 	// +listType=map
 	// +listMapKey=type
@@ -419,6 +427,33 @@ type LearntRunTime struct {
 	// Pods is how many pods the figure rests on.
 	// +required
 	Pods int32 `json:"pods"`
+}
+
+// LearntPeak is how much CPU one pod of an online workload uses at its highest.
+type LearntPeak struct {
+	// Owner as namespace/kind/name, such as shop/Deployment/web.
+	// +required
+	Owner string `json:"owner"`
+
+	// PeakMilli is the highest of HourlyMilli.
+	// +required
+	PeakMilli int64 `json:"peakMilli"`
+
+	// HourlyMilli is how much it uses at most in each hour of the day, from midnight
+	// UTC on, in thousandths of a core; -1 where that is not known yet.
+	// +kubebuilder:validation:MinItems=24
+	// +kubebuilder:validation:MaxItems=24
+	// +listType=atomic
+	// +required
+	HourlyMilli []int64 `json:"hourlyMilli"`
+
+	// Pods is how many pods were measured last.
+	// +required
+	Pods int32 `json:"pods"`
+
+	// MeasuredAt is until when they were measured.
+	// +required
+	MeasuredAt metav1.Time `json:"measuredAt"`
 }
 
 // ColocationPolicyList is a list of policies.

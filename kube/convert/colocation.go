@@ -19,6 +19,7 @@ import (
 	"github.com/neap-dev/neap/api/v1alpha1"
 	"github.com/neap-dev/neap/core/colocate"
 	"github.com/neap-dev/neap/core/elastic"
+	"github.com/neap-dev/neap/core/resource"
 	"github.com/neap-dev/neap/core/workload"
 )
 
@@ -160,6 +161,67 @@ func LearntRunTimes(policies ...*v1alpha1.ColocationPolicy) map[workload.Key]tim
 	return out
 }
 
+// DayHours is something of each hour of the day, from midnight UTC on.
+type DayHours [24]int64
+
+// A Peak is how much CPU one pod of an online workload uses at its highest.
+type Peak struct {
+	At    time.Time // until when its pods were measured
+	Milli DayHours  // thousandths of a core; -1 is not known
+}
+
+// PeakLasts is how long a Peak holds of a workload that nobody measures: a week and a
+// day, so that one that rests at weekends is still known.
+const PeakLasts = 8 * 24 * time.Hour
+
+// LearntPeaks returns how much pods of online workloads use, as policies have it in
+// their status: the highest where several know an hour.
+func LearntPeaks(policies ...*v1alpha1.ColocationPolicy) map[workload.Key]Peak {
+	out := map[workload.Key]Peak{}
+	for _, p := range policies {
+		for _, l := range p.Status.OnlinePeaks {
+			parts := strings.Split(l.Owner, "/")
+			if len(parts) != 3 || len(l.HourlyMilli) != len(DayHours{}) {
+				continue
+			}
+			k := workload.Key{Namespace: parts[0], Kind: parts[1], Name: parts[2]}
+			peak, known := out[k]
+			for h, v := range l.HourlyMilli {
+				if v = max(v, -1); !known || v > peak.Milli[h] {
+					peak.Milli[h] = v
+				}
+			}
+			if l.MeasuredAt.After(peak.At) {
+				peak.At = l.MeasuredAt.UTC()
+			}
+			out[k] = peak
+		}
+	}
+	return out
+}
+
+// PodPeak returns how much CPU a pod is foreseen to use at most in each hour of the
+// day: what was learnt of its owner, else what it asks for. In an hour in which its
+// owner was never measured it is the higher of what it asks for and of what it uses in
+// any other.
+func PodPeak(pod *corev1.Pod, learnt map[workload.Key]Peak, now time.Time) DayHours {
+	var owners Owners
+	asks := Request(pod)[resource.CPU]
+	peak, known := learnt[owners.Of(pod)]
+	if age := now.Sub(peak.At).Abs(); !known || age > PeakLasts {
+		for h := range peak.Milli {
+			peak.Milli[h] = -1
+		}
+	}
+	unknown := max(asks, slices.Max(peak.Milli[:]))
+	for h, v := range peak.Milli {
+		if v < 0 {
+			peak.Milli[h] = unknown
+		}
+	}
+	return peak.Milli
+}
+
 // A BatchCapacity is the annotation neap.dev/batch-capacity of a node: what batch
 // pods may use there, in all, from now on.
 type BatchCapacity struct {
@@ -240,16 +302,16 @@ func (c BatchCapacity) Curve() colocate.Curve {
 // Online returns the highest use of CPU that is foreseen of online pods and the
 // system from from until before to; false where nothing is foreseen.
 func (c BatchCapacity) Online(from, to time.Time) (milli int64, known bool) {
+	return c.OnlineWith(DayHours{}, from, to)
+}
+
+// OnlineWith is Online with what more pods use beside it in each hour of the day.
+func (c BatchCapacity) OnlineWith(more DayHours, from, to time.Time) (milli int64, known bool) {
 	steps := colocate.Curve{Start: c.Start, Step: time.Duration(c.Step), CPUMilli: c.OnlineMilli, MemoryMiB: c.OnlineMilli}
-	i := max(steps.Index(from), 0)
-	if i >= steps.Steps() {
-		return 0, false
+	for i := max(steps.Index(from), 0); i < steps.Steps() && (!known || steps.Begin(i).Before(to)); i++ {
+		milli, known = max(milli, c.OnlineMilli[i]+more[steps.Begin(i).UTC().Hour()]), true
 	}
-	milli = c.OnlineMilli[i]
-	for i++; i < steps.Steps() && steps.Begin(i).Before(to); i++ {
-		milli = max(milli, c.OnlineMilli[i])
-	}
-	return milli, true
+	return milli, known
 }
 
 // Fresh reports whether it holds at now: it has not run out, and was not decided

@@ -2,6 +2,7 @@ package convert
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -117,6 +118,34 @@ func TestTheTaskThatABatchPodIs(t *testing.T) {
 	}
 }
 
+func TestThePeakOfAPodIsThatOfItsOwner(t *testing.T) {
+	now := time.Date(2026, 3, 2, 18, 0, 0, 0, time.UTC)
+	status := func(owner string, at time.Time, hours ...int64) *v1alpha1.ColocationPolicy {
+		l := v1alpha1.LearntPeak{Owner: owner, HourlyMilli: hours, MeasuredAt: metav1.NewTime(at)}
+		return &v1alpha1.ColocationPolicy{Status: v1alpha1.ColocationPolicyStatus{OnlinePeaks: []v1alpha1.LearntPeak{l}}}
+	}
+	all := func(v, first int64) []int64 { return append([]int64{first}, slices.Repeat([]int64{v}, 23)...) }
+	for name, tc := range map[string]struct {
+		policies       []*v1alpha1.ColocationPolicy
+		first, another int64
+	}{
+		"nothing is learnt":             {nil, 2000, 2000},
+		"less than it asks for":         {[]*v1alpha1.ColocationPolicy{status("shop/StatefulSet/db", now, all(300, 500)...)}, 500, 300},
+		"hours that nobody measured":    {[]*v1alpha1.ColocationPolicy{status("shop/StatefulSet/db", now, all(-1, 500)...)}, 500, 2000},
+		"less known than what it uses":  {[]*v1alpha1.ColocationPolicy{status("shop/StatefulSet/db", now, all(-1, 3000)...)}, 3000, 3000},
+		"two policies":                  {[]*v1alpha1.ColocationPolicy{status("shop/StatefulSet/db", now.Add(-30*24*time.Hour), all(-1, 500)...), status("shop/StatefulSet/db", now, all(300, 100)...)}, 500, 300},
+		"nobody has measured it lately": {[]*v1alpha1.ColocationPolicy{status("shop/StatefulSet/db", now.Add(-PeakLasts-1), all(300, 500)...)}, 2000, 2000},
+		"by a wrong clock":              {[]*v1alpha1.ColocationPolicy{status("shop/StatefulSet/db", now.Add(PeakLasts+time.Second), all(300, 500)...)}, 2000, 2000},
+		"nonsense":                      {[]*v1alpha1.ColocationPolicy{status("shop/StatefulSet/db", now, 1, 2), status("db", now, all(1, 1)...)}, 2000, 2000},
+	} {
+		pod := podOf(t, `{metadata: {name: db-0, namespace: shop, ownerReferences: [{apiVersion: apps/v1, kind: StatefulSet, name: db, uid: u, controller: true}]}, spec: {containers: [{name: a, resources: {requests: {cpu: 2}}}]}}`)
+		got := PodPeak(pod, LearntPeaks(tc.policies...), now)
+		if got[0] != tc.first || got[1] != tc.another || got[23] != tc.another {
+			t.Errorf("%s: %v, want %d and then %d", name, got, tc.first, tc.another)
+		}
+	}
+}
+
 func capacityOf(steps int) BatchCapacity {
 	at := time.Date(2026, 3, 2, 18, 2, 0, 0, time.UTC)
 	o := colocate.Offer{At: at, Why: "one sentence", Binds: colocate.BoundOnline}
@@ -145,6 +174,9 @@ func TestABatchCapacityIsReadAsItWasWritten(t *testing.T) {
 	}
 	if room := got.Curve().At(c.At.Add(15 * time.Minute)); room != (colocate.Room{CPUMilli: 1000, MemoryMiB: 1}) {
 		t.Errorf("a quarter of an hour later it lends %v", room)
+	}
+	if v, known := got.OnlineWith(DayHours{19: 500}, c.At, c.At.Add(2*time.Hour)); !known || v != 9700 { // 9200 + 500 at 19:00
+		t.Errorf("online with more at 19:00 is foreseen at %d (%v)", v, known)
 	}
 	if v, known := got.Online(c.At, c.At.Add(time.Hour)); !known || v != 9600 {
 		t.Errorf("online is foreseen at %d (%v)", v, known)

@@ -99,6 +99,7 @@ type policyState struct {
 	account account
 	settled time.Time // the last hour of it that is in the ledger
 	lending bool
+	peaks   peaks
 	judged  time.Time // when the services' quality was last asked for
 	broken  []breach  // what was found
 	unknown error
@@ -228,8 +229,9 @@ func (c *Colocator) Minute(ctx context.Context) error {
 	err = c.write(ctx, w)
 	err = errors.Join(err, c.evict(ctx, w, leaving))
 
-	// 5. Record.
+	// 5. Record, and learn what is not needed at once.
 	c.account(w)
+	c.learnPeaks(ctx, w)
 	err = errors.Join(err, c.record(ctx, w))
 	c.figures.set(w, c)
 	if c.o.Decided != nil && ctx.Err() == nil {
@@ -274,7 +276,7 @@ func standing(node *corev1.Node) colocate.Offer {
 	if err != nil {
 		return colocate.Offer{}
 	}
-	return colocate.Offer{At: is.At, Curve: is.Curve(), Now: convert.BatchOffer(node)}
+	return colocate.Offer{At: is.At, Curve: is.Curve(), Now: convert.BatchOffer(node).Min(is.Curve().At(is.At))}
 }
 
 // What keeps a capacity from being more, besides the bounds of core/colocate.

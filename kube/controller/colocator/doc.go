@@ -15,6 +15,10 @@
 // remembered between two minutes may be lost at any moment: capacities then rise from
 // what stands on the nodes, and the past is read again from the metrics.
 //
+// Beside that it learns, hour by hour, how much CPU one pod of each online workload
+// uses at its highest, for the scheduler: a quantile of the hour and of the pods, kept
+// by the hour of the day in the policy's status; the week before is read at a start.
+//
 // Batch is led out of a window in time, whoever can finish finishing. Where the room
 // shrinks outside of windows, pods stay while they would have half of what they asked
 // for: the agent slows them down, and room comes back.

@@ -152,6 +152,7 @@ func (c *Colocator) statusOf(w *world, p *v1alpha1.ColocationPolicy, st *policyS
 		of[m.node.Name] = m.policy == p
 	}
 	is.RunTimes = c.runs.learnt(was.RunTimes, func(node string) bool { return of[node] })
+	is.OnlinePeaks = st.peaks.known(w.now)
 	is.Reason = reason(p, s)
 
 	set := func(kind string, ok bool, reason, message string) {

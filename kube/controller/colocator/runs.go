@@ -21,7 +21,7 @@ const (
 	keepRuns = 50
 	// leastRuns is how many runs say something about the next.
 	leastRuns = 3
-	// mostOwners is how many owners a policy's status tells of.
+	// mostOwners is how many owners a policy's status tells of, of a kind.
 	mostOwners = 512
 )
 

@@ -4,13 +4,15 @@
 //
 //	batch    fits while, in every step of the node's curve from now to the pod's
 //	         expected end, room ≥ its request + those of the batch pods still there
-//	online   prefers nodes by machine − (peak foreseen in a day + what has come since
-//	         + its own request)
+//	online   prefers nodes by machine − the highest, over the quarters of the day to
+//	         come, of (use foreseen + its own peak at that hour + those of what has
+//	         come since)
 //
 // The curve is the annotation neap.dev/batch-capacity, which the controller renews
 // every minute; one that it does not renew lends nothing. A pod's run time is what
 // the pod says, else what its owner's pods took ([convert.LearntRunTimes]), else the
-// policy's default. Whether a pod fits is [colocate.Admit]'s word.
+// policy's default. Whether a pod fits is [colocate.Admit]'s word. A pod's peak is what
+// was learnt of its owner's pods, else its request ([convert.PodPeak]).
 //
 // The pods of a node are those of the scheduler's own snapshot, in which every pod
 // is that was placed before, so that racing creates overfill nothing; and just before
@@ -75,6 +77,7 @@ type ColocateFit struct {
 
 	mu      sync.RWMutex
 	learnt  map[workload.Key]time.Duration
+	peaks   map[workload.Key]convert.Peak
 	version int // of learnt, and of the policies' default run times
 	seen    map[string]view
 	days    map[string]day
@@ -153,16 +156,16 @@ func newPlugin(h fwk.Handle, policies cache.SharedIndexInformer) (*ColocateFit, 
 // Name implements [fwk.Plugin].
 func (*ColocateFit) Name() string { return Name }
 
-// learn takes over what policies know of run times.
+// learn takes over what policies know of run times and peaks.
 func (f *ColocateFit) learn() {
 	var all []*v1alpha1.ColocationPolicy
 	for _, obj := range f.policies.GetStore().List() {
 		all = append(all, obj.(*v1alpha1.ColocationPolicy))
 	}
-	learnt := convert.LearntRunTimes(all...)
+	learnt, peaks := convert.LearntRunTimes(all...), convert.LearntPeaks(all...)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.learnt = learnt
+	f.learnt, f.peaks = learnt, peaks
 	f.version++
 }
 
@@ -328,11 +331,12 @@ func (f *ColocateFit) Score(_ context.Context, _ fwk.CycleState, pod *v1.Pod, no
 		return batchScore(c, now, f.task(pod, c.Policy), running), nil
 	}
 	machine := node.GetAllocatable().GetMilliCPU()
-	own := convert.Request(pod)[resource.CPU]
-	if peak, ok := c.Online(now, now.Add(ahead)); known && ok {
-		return share(machine-peak-c.Terms.Unmeasured-f.since(node, c, pod)-own, machine), nil
+	if known {
+		if peak, ok := c.OnlineWith(f.coming(node, c, pod, now), now, now.Add(ahead)); ok {
+			return share(machine-peak-c.Terms.Unmeasured, machine), nil
+		}
 	}
-	return share(machine-node.GetRequested().GetMilliCPU()-own, machine), nil
+	return share(machine-node.GetRequested().GetMilliCPU()-convert.Request(pod)[resource.CPU], machine), nil
 }
 
 // ScoreExtensions implements [fwk.ScorePlugin].
@@ -356,18 +360,23 @@ func share(part, whole int64) int64 {
 	return min(part, whole) * fwk.MaxNodeScore / whole
 }
 
-// since is what online pods ask for that came after the curve was decided, so that
-// it does not foresee them.
-func (f *ColocateFit) since(node fwk.NodeInfo, c convert.BatchCapacity, but *v1.Pod) int64 {
+// coming is what a pod and the online pods that came after the curve was decided, so
+// that it does not foresee them, use at most in each hour of the day.
+func (f *ColocateFit) coming(node fwk.NodeInfo, c convert.BatchCapacity, asks *v1.Pod, now time.Time) convert.DayHours {
+	f.mu.RLock()
+	learnt := f.peaks
+	f.mu.RUnlock()
 	decided := f.decided(node.Node(), c)
-	total := int64(0)
+	total := convert.PodPeak(asks, learnt, now)
 	for _, p := range node.GetPods() {
 		pod := p.GetPod()
-		if convert.Batch(pod) || pod.UID == but.UID {
+		if convert.Batch(pod) || pod.UID == asks.UID {
 			continue
 		}
 		if at, ok := convert.Bound(pod); !ok || at.After(decided) || pod.Status.StartTime == nil {
-			total += convert.Request(pod)[resource.CPU]
+			for h, v := range convert.PodPeak(pod, learnt, now) {
+				total[h] += v
+			}
 		}
 	}
 	return total
@@ -442,10 +451,17 @@ func (*ColocateFit) afterPodLeft(_ klog.Logger, _ *v1.Pod, was, _ any) (fwk.Queu
 }
 
 // SignPod implements [fwk.SignPlugin]: every batch pod takes of the room that the
-// next is told.
-func (*ColocateFit) SignPod(_ context.Context, pod *v1.Pod) ([]fwk.SignFragment, *fwk.Status) {
+// next is told, and online pods whose peak is known are alike if they have one owner.
+func (f *ColocateFit) SignPod(_ context.Context, pod *v1.Pod) ([]fwk.SignFragment, *fwk.Status) {
 	if convert.Batch(pod) {
 		return nil, fwk.NewStatus(fwk.Unschedulable, "every batch pod takes of the room of the next")
 	}
-	return nil, nil
+	var owners convert.Owners
+	owner := owners.Of(pod)
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if _, known := f.peaks[owner]; !known {
+		return nil, nil
+	}
+	return []fwk.SignFragment{{Key: stateKey + ".owner", Value: owner}}, nil
 }

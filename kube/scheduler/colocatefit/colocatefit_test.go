@@ -7,6 +7,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	restfake "k8s.io/client-go/rest/fake"
@@ -309,6 +310,57 @@ func TestOnlinePodsGoWhereTheirPeakFits(t *testing.T) {
 	}
 	if status := f.PreScore(t.Context(), nil, asks, []fwk.NodeInfo{h.node(t, "h", nil)}); !status.IsSkip() {
 		t.Errorf("where nothing is lent anywhere, something is preferred: %v", status)
+	}
+}
+
+// All ask for the same, two cores, and use more or less than that, at one hour or another.
+func TestOnlinePodsGoByTheirOwnPeak(t *testing.T) {
+	const policy = `{metadata: {name: live}, spec: {}, status: {onlinePeaks: [
+		{owner: live/Deployment/hungry, peakMilli: 4000, pods: 3, measuredAt: "2026-03-02T16:00:00Z", hourlyMilli: [%[1]s4000, 4000, 4000, 4000]},
+		{owner: live/Deployment/modest, peakMilli: 400, pods: 3, measuredAt: "2026-03-02T16:00:00Z", hourlyMilli: [%[2]s400, 400, 400, 400]},
+		{owner: live/Deployment/nightly, peakMilli: 4000, pods: 3, measuredAt: "2026-03-02T16:00:00Z", hourlyMilli: [4000, %[3]s400, 400, 400]},
+		{owner: live/Deployment/young, peakMilli: 400, pods: 3, measuredAt: "2026-03-02T16:00:00Z", hourlyMilli: [400, %[4]s-1, -1, -1]},
+		{owner: live/Deployment/stale, peakMilli: 400, pods: 3, measuredAt: "2026-02-20T16:00:00Z", hourlyMilli: [%[2]s400, 400, 400, 400]}]}}`
+	f, h := plugin(t, fmt.Sprintf(policy, strings.Repeat("4000, ", 20), strings.Repeat("400, ", 20), strings.Repeat("400, ", 20), strings.Repeat("-1, ", 20)))
+	evening := lends(1000, 1000)
+	for i := range evening.OnlineMilli { // from 18:00 to 23:00 UTC it uses 3 cores
+		if hour := evening.Curve().Begin(i).Hour(); hour >= 18 && hour < 23 {
+			evening.OnlineMilli[i] = 3000
+		}
+	}
+	of := func(owner, name string, bound time.Time) *v1.Pod {
+		p := online(t, name, "2", bound)
+		p.Labels = map[string]string{"pod-template-hash": "5f"}
+		p.OwnerReferences = []metav1.OwnerReference{{Kind: "ReplicaSet", Name: owner + "-5f", Controller: ptr(true)}}
+		return p
+	}
+	for owner, want := range map[string]int64{
+		"hungry":  12, // 8 − (3 + 4) of 8
+		"modest":  57, // 8 − (3 + 0.4)
+		"nightly": 37, // 8 − (1 + 4), at midnight; in the evening it is 8 − 3.4
+		"young":   37, // 8 − (3 + 2): in the evening it was not seen yet, and asks for 2
+		"stale":   37, // nobody has measured it for ten days
+		"unheard": 37,
+	} {
+		got, status := f.Score(t.Context(), nil, of(owner, "p", time.Time{}), h.node(t, owner, &evening))
+		if !status.IsSuccess() || got != want {
+			t.Errorf("%s: %d, want %d (%v)", owner, got, want, status)
+		}
+	}
+	// What has come since the curve counts alike.
+	beside := func(owner string) int64 {
+		got, _ := f.Score(t.Context(), nil, of("modest", "p", time.Time{}), h.node(t, "beside-"+owner, &evening, of(owner, "new", monday.Add(time.Minute))))
+		return got
+	}
+	if hungry, modest := beside("hungry"), beside("modest"); hungry != 7 || modest != 52 { // 8 − 3 − 4 − 0.4 and 8 − 3 − 0.8
+		t.Errorf("beside a hungry pod %d and beside a modest one %d, want 7 and 52", hungry, modest)
+	}
+	sign := func(owner string) string {
+		fragments, _ := f.SignPod(t.Context(), of(owner, "p", time.Time{}))
+		return fmt.Sprint(fragments)
+	}
+	if sign("hungry") == sign("modest") || sign("unheard") != sign("unknown") {
+		t.Error("pods of different peaks are signed alike, or those of no known one are not")
 	}
 }
 
