@@ -114,7 +114,7 @@ type ColocationPolicySpec struct {
 
 	// Ladder says by what means batch is held back, each one stronger than the one
 	// before it.
-	// +kubebuilder:default={idle:Auto,quota:true,memory:true,freeze:false,evict:true}
+	// +kubebuilder:default={idle:Auto,quota:true,memory:true,freeze:false,evict:true,attribute:false}
 	// +optional
 	Ladder ColocationLadder `json:"ladder,omitzero"`
 
@@ -250,6 +250,7 @@ const (
 // ColocationLadder says by what means batch is held back.
 //
 // +kubebuilder:validation:XValidation:rule="!self.freeze || self.quota",message="freeze comes after quota in the ladder: allow quota as well"
+// +kubebuilder:validation:XValidation:rule="!self.attribute || self.freeze",message="attribute freezes batch pods for a moment: allow freeze as well"
 type ColocationLadder struct {
 	// Idle lets online pods have the CPU at once when they want it.
 	// +kubebuilder:default=Auto
@@ -275,6 +276,13 @@ type ColocationLadder struct {
 	// +kubebuilder:default=true
 	// +optional
 	Evict bool `json:"evict"`
+
+	// Attribute finds out which batch pod an online service suffers from when less CPU
+	// for batch did not help: one pod at a time that allows it by neap.dev/batch-freeze
+	// stands still for a second now and then. Who is found is frozen and evicted first.
+	// +kubebuilder:default=false
+	// +optional
+	Attribute bool `json:"attribute"`
 }
 
 // ColocationEvictions bound how batch pods are evicted.
