@@ -355,6 +355,23 @@ func TestOnlinePodsGoByTheirOwnPeak(t *testing.T) {
 	if hungry, modest := beside("hungry"), beside("modest"); hungry != 7 || modest != 52 { // 8 − 3 − 4 − 0.4 and 8 − 3 − 0.8
 		t.Errorf("beside a hungry pod %d and beside a modest one %d, want 7 and 52", hungry, modest)
 	}
+	// One after the other: by what they ask for, both hungry ones would be on the first.
+	nodes := []fwk.NodeInfo{h.node(t, "first", &evening), h.node(t, "second", &evening)}
+	var got []string
+	for i, owner := range []string{"hungry", "modest", "hungry", "modest"} {
+		p := of(owner, fmt.Sprint("pod-", i), time.Time{})
+		best, most := 0, int64(-1)
+		for j, node := range nodes {
+			if score, _ := f.Score(t.Context(), nil, p, node); score > most {
+				best, most = j, score
+			}
+		}
+		nodes[best].AddPodInfo(podInfo(t, p))
+		got = append(got, nodes[best].Node().Name)
+	}
+	if want := "[first second second first]"; fmt.Sprint(got) != want {
+		t.Errorf("two hungry pods and two modest ones go to %v, want %s", got, want)
+	}
 	sign := func(owner string) string {
 		fragments, _ := f.SignPod(t.Context(), of(owner, "p", time.Time{}))
 		return fmt.Sprint(fragments)
@@ -362,6 +379,15 @@ func TestOnlinePodsGoByTheirOwnPeak(t *testing.T) {
 	if sign("hungry") == sign("modest") || sign("unheard") != sign("unknown") {
 		t.Error("pods of different peaks are signed alike, or those of no known one are not")
 	}
+}
+
+func podInfo(t *testing.T, p *v1.Pod) fwk.PodInfo {
+	t.Helper()
+	info, err := framework.NewPodInfo(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info
 }
 
 func ptr[T any](v T) *T { return &v }
