@@ -17,6 +17,8 @@ const (
 	briefest     = time.Second / 2 // a look that counts
 	longest      = 2 * time.Second
 	pausesAnHour = 40
+	wellFor      = 30              // looks in a row without trouble end a search
+	restFor      = 5 * time.Minute // after that nobody is tried
 )
 
 // A Finding is what an Attribution finds of one batch pod.
@@ -69,7 +71,8 @@ type Trial struct {
 // are before the second look that is none.
 //
 // There are at most 40 pauses in an hour, and a finding is believed for an hour.
-// Whoever feels something only by the minute ([Signal.Slow]) is stood in for by the
+// A pause is drawn only while the target is missed, or it would clear a culprit who does
+// nothing just now. Whoever feels something only by the minute ([Signal.Slow]) is stood in for by the
 // signal with the least slack that does not. The zero Attribution knows nothing; it is
 // not safe for use from several goroutines.
 type Attribution struct {
@@ -77,7 +80,9 @@ type Attribution struct {
 	watch          Signal // what is watched; the same, or what stands in for it
 	suspect        Suspect
 	phase          phase
-	wait           int // looks until the one before the pause
+	wait           int           // looks until the one before the pause
+	well           int           // looks in a row without trouble
+	rest           time.Duration // nobody is tried until then
 	before, during int64
 	last           time.Duration
 	pauses         []time.Duration // of the last hour
@@ -88,7 +93,8 @@ type Attribution struct {
 type phase uint8
 
 const (
-	waiting phase = iota // nobody stands still: the wait, and the look before a pause
+	resting phase = iota // for want of trouble, or of a look that tells something
+	waiting              // for the pause that is drawn; the last such look is the one before
 	paused
 	after
 )
@@ -109,15 +115,17 @@ type evidence struct {
 func (a *Attribution) Seek(at time.Duration, worst Signal, signals []Signal, suspects []Suspect) bool {
 	a.forget(at)
 	missed, known := find(signals, a.of)
-	if _, heard := find(signals, a.watch); !known || !heard || missed.Slack() >= slackMeets {
+	over := !known || missed.Slack() >= slackMeets
+	same := a.of.Workload == worst.Workload && a.of.Kind == worst.Kind
+	if _, heard := find(signals, a.watch); !heard || over && !same {
 		a.of, a.watch = worst, quick(worst, signals)
-		a.suspect, a.phase = Suspect{}, waiting
+		a.suspect, a.phase = Suspect{}, resting
 	}
 	if a.watch.Workload == "" {
 		return false
 	}
 	_, left := a.next(suspects)
-	return left && (a.phase != waiting || len(a.pauses) < pausesAnHour)
+	return left && at >= a.rest && (a.phase > waiting || len(a.pauses) < pausesAnHour)
 }
 
 // Next takes one look, and says who stands still until the next one. suspects are in
@@ -128,21 +136,24 @@ func (a *Attribution) Next(at time.Duration, signals []Signal, suspects []Suspec
 	a.forget(at)
 	if a.suspect.UID != "" && !slices.Contains(suspects, a.suspect) {
 		was := a.suspect
-		a.suspect, a.phase = Suspect{}, waiting
+		a.suspect, a.phase = Suspect{}, resting
 		_, left := a.next(suspects)
 		return Trial{Suspect: was, Finding: FindingUndecided, Busy: left, Why: was.Name + " left while it was tried"}
 	}
 	now, known := find(signals, a.watch)
 	switch {
 	case a.suspect.UID == "":
-		if s, left := a.next(suspects); left {
-			a.suspect = s
-			a.draw()
-		} else {
+		s, left := a.next(suspects)
+		if !left {
 			return Trial{Why: "nobody who may be tried is left"}
 		}
-	case !steady || !known: // a look like this one tells nothing
-		a.draw()
+		a.suspect = s
+		a.draw(now, known)
+	case !steady || !known || a.phase == resting: // a look like this one tells nothing of a pause
+		if a.draw(now, steady && known); a.well >= wellFor {
+			a.suspect, a.well, a.rest = Suspect{}, 0, at+restFor
+			return Trial{Why: a.watch.Workload + " does well again, or feels too little in a second"}
+		}
 	case a.phase == paused:
 		a.during, a.phase = now.Value, after
 	case a.phase == after:
@@ -150,7 +161,7 @@ func (a *Attribution) Next(at time.Duration, signals []Signal, suspects []Suspec
 			_, t.Busy = a.next(suspects)
 			return t
 		}
-		a.draw()
+		a.draw(now, known)
 	case a.wait > 0:
 		a.wait--
 	case len(a.pauses) >= pausesAnHour:
@@ -203,7 +214,7 @@ func (a *Attribution) judge(at time.Duration, now int64, suspects int) Trial {
 	}
 	if t.Finding = e.finding; t.Finding != FindingNone {
 		e.began = at
-		a.suspect, a.phase = Suspect{}, waiting
+		a.suspect, a.phase = Suspect{}, resting
 	}
 	if a.known == nil {
 		a.known = map[charge]evidence{}
@@ -222,8 +233,13 @@ func enough(suspects int) int {
 	return w
 }
 
-// draw chooses how long it is until the next pause.
-func (a *Attribution) draw() {
+// draw chooses how long it is until the next pause, if there is trouble now.
+func (a *Attribution) draw(now Signal, known bool) {
+	if !known || now.Slack() >= slackMeets && !a.of.Slow {
+		a.phase, a.well = resting, a.well+1
+		return
+	}
+	a.well = 0
 	h := fnv.New64a()
 	fmt.Fprint(h, a.suspect.UID, a.watch.Workload, a.last, len(a.pauses))
 	x := h.Sum64() // whose low bits are poor

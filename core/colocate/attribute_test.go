@@ -102,6 +102,9 @@ func TestNoiseNamesNobody(t *testing.T) {
 		"of its own each second": func(dice *rand.Rand) func(int) float64 {
 			return func(int) float64 { return 2000 * math.Exp(0.5*dice.NormFloat64()) }
 		},
+		"about the target": func(dice *rand.Rand) func(int) float64 {
+			return func(int) float64 { return 1000 * math.Exp(0.4*dice.NormFloat64()) }
+		},
 		"a random walk": func(dice *rand.Rand) func(int) float64 {
 			level := 2000.0
 			return func(int) float64 { level *= math.Exp(0.3 * dice.NormFloat64()); return level }
@@ -143,6 +146,7 @@ func TestNoiseNamesNobody(t *testing.T) {
 				t.Errorf("%s: %d pauses", name, s.pauses)
 			}
 		}
+		t.Logf("%s: %d of %d", name, wrong, searches)
 		if wrong > searches*2/100 { // one in a hundred, and chance
 			t.Errorf("%s: somebody is named in %d of %d searches", name, wrong, searches)
 		}
@@ -212,6 +216,34 @@ func TestLooksThatTellNothingAreNotCounted(t *testing.T) {
 	}
 	if stood != pausesAnHour {
 		t.Errorf("%d pauses", stood)
+	}
+}
+
+func TestASearchEndsWithTheTrouble(t *testing.T) {
+	web := Signal{Workload: "web", Kind: "runqueue", Value: 2000, Target: 1000}
+	well := web
+	well.Value = 900
+	suspects := []Suspect{{"0", "default/job"}}
+	for name, signals := range map[string][]Signal{"it does well": {well}, "nothing is heard": nil} {
+		var a Attribution
+		at := time.Hour
+		if !a.Seek(at, web, []Signal{web}, suspects) {
+			t.Fatal("it does not seek")
+		}
+		for looks := 0; a.Next(at, signals, suspects).Busy; looks++ {
+			if at += time.Second; looks > wellFor {
+				t.Fatalf("%s, and it seeks on", name)
+			}
+			if looks%5 == 0 && !a.Seek(at, web, signals, suspects) {
+				t.Errorf("%s, and it gives up after %d looks", name, looks)
+			}
+		}
+		if len(a.pauses) > 0 || len(a.known) > 0 {
+			t.Errorf("%s: %d pauses, %v", name, len(a.pauses), a.known)
+		}
+		if a.Seek(at+restFor-1, web, []Signal{web}, suspects) || !a.Seek(at+restFor, web, []Signal{web}, suspects) {
+			t.Errorf("%s, and it rests for too long or too short", name)
+		}
 	}
 }
 

@@ -46,9 +46,9 @@ type SlackRule struct {
 	// Patience is in how many looks a means must help before the next one is tried;
 	// zero means 2.
 	Patience int
-	// Seeking says that the culprit among batch pods is known or looked for: nobody is
-	// acquitted of it meanwhile.
-	Seeking bool
+	// Culprit says that the batch pod is known that is the cause: nobody's trouble is
+	// taken for one that batch does not cause.
+	Culprit bool
 }
 
 // A SlackVerdict is what the slack loop answers to one look.
@@ -140,7 +140,7 @@ func (s *Slack) Look(at time.Duration, signals []Signal, ceiling int64) SlackVer
 		s.coolUntil = at + s.rule.CoolDown
 		v.Missed = true
 		v.Stronger = s.looks > s.rule.Patience
-		if s.looks > 2*s.rule.Patience && !s.rule.Seeking {
+		if s.looks > 2*s.rule.Patience && !s.rule.Culprit {
 			s.acquit(counted)
 		}
 		v.Why = fmt.Sprintf("%s misses its target by its %s: %d, at most %d", v.Worst.Workload, v.Worst.Kind, v.Worst.Value, v.Worst.Target)

@@ -5,7 +5,11 @@
 // ([colocate.Freeze]). One that is being deleted is let go at once, for what is
 // frozen does not end.
 //
-// Not here: when to freeze, which the ladder of core/colocate says.
+// To find a culprit one pod stands still for a moment ([Freezer.Pause]), from one call
+// to the next. That takes nothing from how long it may be frozen.
+//
+// Not here: when to freeze, which the ladder of core/colocate says, and whom to pause,
+// which its Attribution says.
 package freezer
 
 import (
@@ -33,8 +37,9 @@ type Pod struct {
 // A Freezer knows which pods of a machine are frozen. It is not safe for use from
 // several goroutines.
 type Freezer struct {
-	hand Hand
-	pods map[string]colocate.Freeze
+	hand   Hand
+	pods   map[string]colocate.Freeze
+	paused *Pod // who stands still for a moment; nil: nobody
 }
 
 // New returns a freezer that writes by hand.
@@ -50,14 +55,14 @@ func (f *Freezer) Could(at time.Duration, pods []Pod) bool {
 	return false
 }
 
-// Keep freezes the pods that may be if wanted, lets the others go, and forgets those
-// that are not among pods. It returns which changed.
-func (f *Freezer) Keep(at time.Duration, pods []Pod, wanted bool, why string) (frozen, thawed []Pod, err error) {
+// Keep freezes the pods that may be and are wanted, lets the others go, and forgets
+// those that are not among pods. It returns which changed.
+func (f *Freezer) Keep(at time.Duration, pods []Pod, wanted func(Pod) bool, why string) (frozen, thawed []Pod, err error) {
 	here := map[string]bool{}
 	for _, p := range pods {
 		here[p.UID] = true
 		is := f.Frozen(p.UID)
-		want := wanted && f.may(at, p)
+		want := wanted(p) && f.may(at, p)
 		if is == want {
 			continue
 		}
@@ -83,7 +88,30 @@ func (f *Freezer) Keep(at time.Duration, pods []Pod, wanted bool, why string) (f
 	return frozen, thawed, err
 }
 
-// Frozen tells whether a pod is frozen.
+// Pause lets go who was paused by the call before, and then has one of pods stand
+// still until the next call; an empty uid has nobody. Who is frozen stays so.
+func (f *Freezer) Pause(pods []Pod, uid, why string) error {
+	if p := f.paused; p != nil {
+		if !f.Frozen(p.UID) {
+			if err := f.set(*p, false, why); err != nil && !errors.Is(err, cgroup.ErrGone) {
+				return err // nobody else is paused before this one goes on
+			}
+		}
+		f.paused = nil
+	}
+	for _, p := range pods {
+		if p.UID != uid || p.Leaving || p.Most <= 0 || f.Frozen(uid) {
+			continue
+		}
+		f.paused = &p // even if it fails: it may have been half of it
+		if err := f.set(p, true, why); err != nil && !errors.Is(err, cgroup.ErrGone) {
+			return err
+		}
+	}
+	return nil
+}
+
+// Frozen tells whether a pod is frozen; who is paused is not.
 func (f *Freezer) Frozen(uid string) bool {
 	is, known := f.pods[uid]
 	return known && is.Till < is.At

@@ -206,7 +206,7 @@ func (w *Watcher) asked(ctx context.Context, of *v1alpha1.LatencyTarget) (coloca
 	if w.at.IsZero() || time.Since(w.at) > time.Minute {
 		return colocate.Signal{}, false // nothing is better than what was a while ago
 	}
-	return colocate.Signal{Workload: "the policy's query", Kind: "p99", Value: w.answer.Microseconds(), Target: target.Microseconds()}, true
+	return colocate.Signal{Workload: "the policy's query", Kind: "p99", Value: w.answer.Microseconds(), Target: target.Microseconds(), Slow: true}, true
 }
 
 func (w *Watcher) ask(ctx context.Context, query string) {

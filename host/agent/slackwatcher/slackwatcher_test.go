@@ -73,7 +73,7 @@ func TestThePolicysQueryIsAskedBesideTheLooks(t *testing.T) {
 	answers <- func() (float64, bool, error) { return 0, false, errors.New("Prometheus is away") }
 	look()
 	answers <- func() (float64, bool, error) { return 0.25, true, nil }
-	felt := colocate.Signal{Workload: "the policy's query", Kind: "p99", Value: 250000, Target: 300000}
+	felt := colocate.Signal{Workload: "the policy's query", Kind: "p99", Value: 250000, Target: 300000, Slow: true}
 	look(felt)
 	answers <- func() (float64, bool, error) { return 0, false, nil }
 	look(felt) // for a minute

@@ -24,8 +24,8 @@ const (
 	leastMiB      = 64  // that a batch pod keeps when it is braked
 )
 
-// look listens to online pods and to the memory, and climbs the ladder.
-func (w *Warden) look(ctx context.Context, now time.Time, at time.Duration, world World, batch []Pod, rule colocate.BudgetRule, memoryPercent int64) {
+// look looks at what online pods feel and at the memory, and climbs the ladder.
+func (w *Warden) look(now time.Time, at time.Duration, world World, batch []Pod, rule colocate.BudgetRule, memoryPercent int64) {
 	spec := &world.Spec
 	state := w.fast.State()
 
@@ -34,38 +34,46 @@ func (w *Warden) look(ctx context.Context, now time.Time, at time.Duration, worl
 	if err != nil || cool < 0 {
 		cool = 5 * time.Minute
 	}
-	w.slack.Rule(colocate.SlackRule{CapacityMilli: rule.CapacityMilli, FloorMilli: rule.FloorMilli, CoolDown: cool})
-	w.signals = nil
-	if w.opts.Signals != nil {
-		w.signals = w.opts.Signals(ctx, spec.Slack, w.feelers(world))
+	w.culprits = w.guilty(at, world, batch)
+	w.slack.Rule(colocate.SlackRule{CapacityMilli: rule.CapacityMilli, FloorMilli: rule.FloorMilli, CoolDown: cool, Culprit: len(w.culprits) > 0})
+	if !w.seeking { // else a look is a second, which is too short to judge by
+		w.verdict = w.slack.Look(at, w.signals, state.Ceiling.Milli)
 	}
-	w.verdict = w.slack.Look(at, w.signals, state.Ceiling.Milli)
 
 	// 2. Whether there is memory.
 	short, over, why := w.memory.look(w.opts, w.layout, world.Machine.MemoryMiB, memoryPercent)
 
-	// 3. How far up the ladder.
+	// 3. How far up the ladder. It waits while a culprit is looked for.
+	w.seeking = w.seek(at, world, batch, short)
+	stronger := w.verdict.Stronger && !w.seeking
 	candidates := make([]evictor.Candidate, 0, len(batch))
+	var freezable []freezer.Pod
+	for _, p := range w.freezable(batch) {
+		if w.blamed(p.UID) {
+			freezable = append(freezable, p)
+		}
+	}
 	for _, p := range batch {
-		if !p.Leaving {
+		if !p.Leaving && (short || w.blamed(p.UID)) {
 			candidates = append(candidates, evictor.Candidate{Pod: p.Object, Task: p.Task})
 		}
 	}
 	_, mayEvict := w.opts.Evictor.May(now, world.PerHour)
-	hard := over*100 > hardPercent*world.Machine.MemoryMiB || w.verdict.Stronger
+	hard := over*100 > hardPercent*world.Machine.MemoryMiB || stronger
 	may := colocate.Means{true}
 	may[colocate.RungIdle] = w.avoidance == "idle"
 	may[colocate.RungQuota] = spec.Ladder.Quota
 	may[colocate.RungMemory] = spec.Ladder.Memory
-	may[colocate.RungFreeze] = spec.Ladder.Freeze && w.freezer.Could(at, w.freezable(batch))
+	may[colocate.RungFreeze] = spec.Ladder.Freeze && w.freezer.Could(at, freezable)
 	may[colocate.RungEvict] = spec.Ladder.Evict && mayEvict && len(candidates) > 0 && (hard || !short)
 	bound := w.verdict.Capped || state.BatchMilli > 0 && state.BatchMilli*20 >= state.Ceiling.Milli*19
 	before := w.rung
-	rung, act := w.ladder.Next(at, colocate.Trouble{Batch: true, Bound: bound, Short: short, Stronger: w.verdict.Stronger}, may)
+	rung, act := w.ladder.Next(at, colocate.Trouble{Batch: true, Bound: bound, Short: short, Stronger: stronger}, may)
 	if w.rung = rung; rung > before {
 		w.opts.Log.Info("a stronger means against batch", "step", rung, "before", before, "slack", w.verdict.Why, "memory", why)
 	}
-	w.freezing = rung >= colocate.RungFreeze && w.verdict.Stronger
+	// It is no wonder that all is well while a culprit is frozen.
+	w.freezing = rung >= colocate.RungFreeze && (w.verdict.Stronger || w.freezing && len(w.culprits) > 0)
 
 	// 4. Brake the memory, or no longer.
 	w.brake(rung >= colocate.RungMemory && short, over, len(batch))
@@ -74,6 +82,9 @@ func (w *Warden) look(ctx context.Context, now time.Time, at time.Duration, worl
 	if act && rung == colocate.RungEvict {
 		need := colocate.Room{CPUMilli: 1}
 		reason := w.verdict.Why
+		if len(w.culprits) > 0 {
+			reason += "; " + w.named
+		}
 		if short {
 			need, reason = colocate.Room{MemoryMiB: max(over, 1)}, why
 		}
@@ -110,9 +121,12 @@ func (w *Warden) freezable(batch []Pod) []freezer.Pod {
 	return out
 }
 
+// blamed tells whether a batch pod is held responsible: it is a culprit, or none is known.
+func (w *Warden) blamed(uid string) bool { return len(w.culprits) == 0 || w.culprits[uid] }
+
 // freeze freezes what is to be frozen, and lets go what has been for long enough.
 func (w *Warden) freeze(at time.Duration, batch []Pod) {
-	frozen, thawed, err := w.freezer.Keep(at, w.freezable(batch), w.freezing, w.verdict.Why)
+	frozen, thawed, err := w.freezer.Keep(at, w.freezable(batch), func(p freezer.Pod) bool { return w.freezing && w.blamed(p.UID) }, w.verdict.Why)
 	if err != nil {
 		w.wanting = append(w.wanting, err)
 	}

@@ -20,8 +20,10 @@ type counts struct {
 	signals   []colocate.Signal
 	foreign   map[cgroup.Knob]int64
 	evictions map[string]int64
-	network   netqos.Use
-	shaped    bool
+	// attributions are how often each was found.
+	attributions [colocate.Findings]int64
+	network      netqos.Use
+	shaped       bool
 }
 
 // count keeps what the metrics tell; w.mu is held.
@@ -61,6 +63,7 @@ var (
 	descFrozen    = desc("frozen_pods", "How many batch pods are frozen.")
 	descForeign   = desc("foreign_writes_total", "Writes of somebody else's to files that the agent owns, which were undone.", "file")
 	descEvictions = desc("evictions_total", "Batch pods that the agent evicted.", "reason")
+	descBlamed    = desc("attributions_total", "What was found of batch pods that stood still for a moment at times.", "verdict")
 	descLost      = desc("lost_core_seconds_total", "Work of batch pods that the agent's evictions lost.")
 	descBatchCPU  = desc("batch_core_seconds_total", "CPU that batch pods used.")
 	descNetOnline = desc("network_online_bits", "What online pods and the machine itself carry, in bits a second.", "direction")
@@ -72,7 +75,7 @@ var (
 // Describe implements [prometheus.Collector].
 func (w *Warden) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descCapacity, descBudget, descOnline, descBatch, descSystem, descStep, descSteps, descSlack, descWait, descFrozen,
-		descForeign, descEvictions, descLost, descBatchCPU, descReversals, descNetOnline, descNetBatch, descNetBudget} {
+		descForeign, descEvictions, descBlamed, descLost, descBatchCPU, descReversals, descNetOnline, descNetBatch, descNetBudget} {
 		ch <- d
 	}
 }
@@ -122,6 +125,9 @@ func (w *Warden) Collect(ch chan<- prometheus.Metric) {
 	}
 	for reason, n := range evictions {
 		total(descEvictions, float64(n), reason)
+	}
+	for f := colocate.FindingCulprit; f < colocate.Findings; f++ {
+		total(descBlamed, float64(c.attributions[f]), f.String())
 	}
 	total(descLost, w.opts.Evictor.Lost())
 	total(descBatchCPU, c.state.BatchCPU.Seconds())

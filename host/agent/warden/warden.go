@@ -8,7 +8,8 @@
 //     in; a weight and a bound of memory on each batch pod by what it asks for; the
 //     plan of the fast loop ([suppressor]);
 //  3. every five seconds look at what online pods feel and at the memory, and climb
-//     the ladder of core/colocate: memory, freeze, evict;
+//     the ladder of core/colocate: memory, freeze, evict; where the policy wants it,
+//     first find out by pauses of a second which pod online suffers from;
 //  4. renew the orders of the deadman;
 //  5. tell: [Warden.Report], and metrics.
 //
@@ -139,6 +140,15 @@ type Warden struct {
 	held      map[string]cgroup.Group // groups of batch pods that were written, by uid
 	lonely    bool                    // they are the only ones of their class
 	avoidance string
+	// A culprit is looked for, by pauses, in every round.
+	attribution colocate.Attribution
+	seeking     bool
+	felt        []colocate.Signal // since the round before
+	trial       colocate.Trial    // of the last round
+	tried       string            // who last was told that it is tried
+	named       string            // the last culprit, in a sentence
+	culprits    map[string]bool   // that are here, by uid
+
 	ticks     int64     // of the fast loop, when it was last seen to move
 	tickedAt  time.Time // and when that was
 	startedAt time.Time // a deadman, last
@@ -277,10 +287,15 @@ func (w *Warden) Round(ctx context.Context) {
 
 	// 3. What online pods feel.
 	if at := time.Since(w.began); active {
-		if at-w.lookedAt >= lookEach {
-			w.lookedAt = at
-			w.look(ctx, now, at, world, batch, rule, memoryPercent)
+		due := at-w.lookedAt >= lookEach
+		if due || w.seeking {
+			w.feel(ctx, world)
 		}
+		if due {
+			w.lookedAt = at
+			w.look(now, at, world, batch, rule, memoryPercent)
+		}
+		w.attribute(at, batch)
 		w.freeze(at, batch)
 	}
 	w.shape(world, batch, active, time.Since(w.began))
@@ -398,7 +413,7 @@ func (w *Warden) giveBack() {
 	}
 	w.avoidance, w.rung, w.freezing, w.braked, w.signals = "none", colocate.RungNone, false, false, nil
 	w.ladder, w.slack = colocate.Ladder{}, colocate.NewSlack(colocate.SlackRule{})
-	w.verdict = colocate.SlackVerdict{}
+	w.verdict, w.seeking, w.trial, w.culprits = colocate.SlackVerdict{}, false, colocate.Trial{}, nil
 	w.freezer = freezer.New(w.ledger)
 	clear(w.held)
 }
@@ -548,6 +563,12 @@ func (w *Warden) says(world World, state suppressor.State, window string) string
 	}
 	if w.verdict.Why != "" {
 		fmt.Fprintf(&b, "; %s", w.verdict.Why)
+	}
+	switch {
+	case w.seeking:
+		fmt.Fprintf(&b, "; %s", w.trial.Why)
+	case len(w.culprits) > 0:
+		fmt.Fprintf(&b, "; %s", w.named)
 	}
 	if world.Mute {
 		b.WriteString("; the cluster has not been heard for a while, what it said last holds")
