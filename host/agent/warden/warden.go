@@ -236,7 +236,10 @@ func (w *Warden) Close() error {
 func (w *Warden) disown() {
 	w.unshape()
 	if w.fast != nil {
-		w.endFast()
+		if w.endFast != nil {
+			w.endFast()
+			w.endFast = nil
+		}
 		w.fast.Close()
 		w.fast = nil
 	}
@@ -376,16 +379,6 @@ func (w *Warden) own() error {
 		Tree: w.opts.Tree, Hand: ledger, InForce: -1, Log: w.opts.Log,
 		Plan: suppressor.Plan{Pods: layout.Pods(), Batch: layout.Class(cgroup.BestEffort)},
 	})
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		w.fast.Run(ctx, w.opts.Every)
-	}()
-	w.endFast = func() {
-		cancel()
-		<-done
-	}
 	return nil
 }
 
@@ -495,12 +488,28 @@ func (w *Warden) guests(world World) []cgroup.Group {
 	return out
 }
 
-// plan tells the fast loop what to work with.
+// plan tells the fast loop what to work with, and has it begin.
 func (w *Warden) plan(world World, rule colocate.BudgetRule, guests []cgroup.Group, active bool) {
 	w.fast.Follow(func(p *suppressor.Plan) {
 		p.Rule, p.Guests, p.Restraint = rule, guests, w.verdict.Restraint
 		p.Write = active && world.Spec.Ladder.Quota
 	})
+	if w.endFast != nil {
+		return
+	}
+	// It begins with a plan: without one its ceiling is nothing, and rises for long.
+	w.tickedAt = time.Now()
+	fast := w.fast
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		fast.Run(ctx, w.opts.Every)
+	}()
+	w.endFast = func() {
+		cancel()
+		<-done
+	}
 }
 
 // order renews what the deadman does if this was the last round.
