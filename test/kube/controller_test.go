@@ -174,7 +174,7 @@ func TestTheControllerBillsAClusterWithNoMoreRightsThanItNames(t *testing.T) {
 
 	// 2. A machine, a Deployment and a Job that runs for 30 seconds.
 	k := newKubelet(t, c, api, "e2e-1", "e2e-large", "e2e")
-	container := `{containers: [{name: c, image: none, resources: {requests: {cpu: 1, memory: 4Gi}}}], terminationGracePeriodSeconds: 0, tolerations: [{operator: Exists}]`
+	container := `{containers: [{name: c, image: none, resources: {requests: {cpu: 1, memory: 4Gi}}}], terminationGracePeriodSeconds: 0, schedulerName: this-test, tolerations: [{operator: Exists}]`
 	dep := parse[appsv1.Deployment](t, `{metadata: {name: cart, namespace: `+ns+`}, spec: {selector: {matchLabels: {app: cart}}, template: {metadata: {labels: {app: cart}}, spec: `+container+`}}}}`)
 	job := parse[batchv1.Job](t, `{metadata: {name: report, namespace: `+ns+`}, spec: {template: {metadata: {labels: {app: report}}, spec: `+container+`, restartPolicy: Never}}}}`)
 	for _, obj := range []client.Object{dep, job} {
