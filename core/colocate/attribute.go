@@ -70,13 +70,13 @@ type Trial struct {
 // accident at most every other time, and the formula is how likely w such accidents
 // are before the second look that is none.
 //
-// There are at most 40 pauses in an hour, and a finding is believed for an hour.
-// A pause is drawn only while the target is missed, or it would clear a culprit who does
-// nothing just now. Whoever feels something only by the minute ([Signal.Slow]) is stood in for by the
-// signal with the least slack that does not. The zero Attribution knows nothing; it is
-// not safe for use from several goroutines.
+// There are at most 40 pauses in an hour, and a finding is believed for an hour. A
+// pause is drawn only while the target is missed, or it would clear a culprit who does
+// nothing just now. Whoever feels something only by the minute ([Signal.Slow]) is
+// stood in for by the signal with the least slack that does not. The zero Attribution
+// knows nothing; it is not safe for use from several goroutines.
 type Attribution struct {
-	of             Signal // why it is looked for a culprit; Workload and Kind count
+	of             Signal // why a culprit is looked for; Workload and Kind count
 	watch          Signal // what is watched; the same, or what stands in for it
 	suspect        Suspect
 	phase          phase
