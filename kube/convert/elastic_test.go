@@ -137,7 +137,7 @@ func TestARuleThatNeverComesTrueIsCheap(t *testing.T) {
 			t.Fatal(s)
 		}
 	}
-	if took := time.Since(began); took > 2*time.Second {
+	if took := time.Since(began); took > time.Minute {
 		t.Errorf("a thousand minutes took %v", took)
 	}
 }
@@ -156,7 +156,7 @@ func FuzzRecurrence(f *testing.F) {
 		}
 		began := time.Now()
 		defer func() {
-			if took := time.Since(began); took > 3*time.Second {
+			if took := time.Since(began); took > time.Minute {
 				t.Errorf("%q took %v", s, took)
 			}
 		}()
