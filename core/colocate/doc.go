@@ -15,7 +15,8 @@
 // the falling curve for as long as it will run, and [Drain] which tasks leave
 // before the curve falls below them. On the machine, the budget holds what batch
 // gets now, the slack of each online workload narrows it, and the ladder says by
-// which means: idle, quota, memory, freeze, evict.
+// which means: idle, quota, memory, freeze, evict. An
+// [Attribution] finds out against whom.
 //
 // Everything is explicit: no clock, no dice; equal arguments give equal answers.
 // A sensor that is lost, a pod without metrics and a controller that is silent
