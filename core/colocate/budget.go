@@ -39,11 +39,11 @@ func (r BudgetRule) Validate() error {
 	case r.CapacityMilli <= 0:
 		return fmt.Errorf("the CapacityMilli is %d; a machine has more than 0", r.CapacityMilli)
 	case r.Percent < 0 || r.Percent > 100:
-		return fmt.Errorf("Percent is %d; give 0 to 100", r.Percent)
+		return fmt.Errorf("the Percent is %d; give 0 to 100", r.Percent)
 	case r.GuardMilli < 0:
-		return fmt.Errorf("GuardMilli is %d; give 0 or more", r.GuardMilli)
+		return fmt.Errorf("the GuardMilli is %d; give 0 or more", r.GuardMilli)
 	case r.FloorMilli < 0 || r.FloorMilli > r.CapacityMilli:
-		return fmt.Errorf("FloorMilli is %d; give 0 to CapacityMilli %d", r.FloorMilli, r.CapacityMilli)
+		return fmt.Errorf("the FloorMilli is %d; give 0 to CapacityMilli %d", r.FloorMilli, r.CapacityMilli)
 	}
 	return nil
 }

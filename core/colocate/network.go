@@ -23,7 +23,7 @@ func (r LinkRule) Validate() error {
 	case r.Bits <= 0:
 		return fmt.Errorf("the Bits are %d; a link carries more than 0 bits a second", r.Bits)
 	case r.ReservePercent < 0 || r.ReservePercent > 100:
-		return fmt.Errorf("ReservePercent is %d; give 0 to 100", r.ReservePercent)
+		return fmt.Errorf("the ReservePercent is %d; give 0 to 100", r.ReservePercent)
 	}
 	return nil
 }

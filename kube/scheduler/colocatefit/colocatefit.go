@@ -355,9 +355,9 @@ func batchScore(c convert.BatchCapacity, now time.Time, asks colocate.Task, runn
 // share is part of whole as a score.
 func share(part, whole int64) int64 {
 	if whole <= 0 || part <= 0 {
-		return fwk.MinNodeScore
+		return fwk.MinScore
 	}
-	return min(part, whole) * fwk.MaxNodeScore / whole
+	return min(part, whole) * fwk.MaxScore / whole
 }
 
 // coming is what a pod and the online pods that came after the curve was decided, so
