@@ -86,6 +86,8 @@ type colocationNode struct {
 	Offered  int64                     `json:"offeredMilli"` // what batch pods may have in all, now
 	Pods     []colocationPod           `json:"pods"`
 	Problems []string                  `json:"problems,omitempty"`
+
+	now time.Time // of its clock
 }
 
 type colocationPod struct {
@@ -127,14 +129,25 @@ func readColocation(ctx context.Context, k client.Client, now time.Time) (*coloc
 	known, _ := convert.NewPools(declared) // of the others it is enough
 	var owners convert.Owners
 	learnt := convert.LearntRunTimes(hold...)
+	// Simulated machines live in a day of their own, which their newest word tells.
+	var day time.Time
+	for i := range nodes.Items {
+		if c, err := convert.NodeBatchCapacity(&nodes.Items[i]); err == nil && nodes.Items[i].Labels[v1alpha1.LabelSimulated] == "true" && c.At.After(day) {
+			day = c.At
+		}
+	}
 	for i := range nodes.Items {
 		n := &nodes.Items[i]
+		now := now
+		if n.Labels[v1alpha1.LabelSimulated] == "true" {
+			now = day
+		}
 		p := convert.ColocationOf(n, hold, known)
 		_, told := n.Annotations[v1alpha1.AnnotationBatchCapacity]
 		if p == nil && !told {
 			continue
 		}
-		out := colocationNode{Name: n.Name, Pods: []colocationPod{}}
+		out := colocationNode{Name: n.Name, Pods: []colocationPod{}, now: now}
 		if p != nil {
 			out.Policy = p.Name
 		}
@@ -196,7 +209,7 @@ func writeColocation(w io.Writer, v *colocationView, cluster string, detail bool
 			if i > 0 {
 				fmt.Fprintln(w)
 			}
-			writeColocationNode(w, &v.Nodes[i], v.At)
+			writeColocationNode(w, &v.Nodes[i])
 		}
 		return nil
 	}
@@ -248,7 +261,7 @@ func writeColocation(w io.Writer, v *colocationView, cluster string, detail bool
 }
 
 // writeColocationNode explains one node.
-func writeColocationNode(w io.Writer, n *colocationNode, now time.Time) {
+func writeColocationNode(w io.Writer, n *colocationNode) {
 	fmt.Fprintf(w, "%s, policy %s\n", n.Name, orDash(n.Policy))
 	for _, p := range n.Problems {
 		fmt.Fprintf(w, "  ! %s\n", p)
@@ -292,7 +305,7 @@ func writeColocationNode(w io.Writer, n *colocationNode, now time.Time) {
 	t = newTable("from (UTC)", ">batch, cores", ">online, cores")
 	per := max(1, int(time.Hour/time.Duration(c.Step)))
 	curve := c.Curve()
-	for i := max(curve.Index(now), 0); i < curve.Steps(); i += per {
+	for i := max(curve.Index(n.now), 0); i < curve.Steps(); i += per {
 		online := "-"
 		if i < len(c.OnlineMilli) {
 			online = inCores(slices.Max(c.OnlineMilli[i:min(i+per, len(c.OnlineMilli))]))
