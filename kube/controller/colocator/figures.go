@@ -5,10 +5,10 @@ import (
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/common/expfmt"
 
 	"github.com/neap-dev/neap/core/colocate"
 	"github.com/neap-dev/neap/core/resource"
+	"github.com/neap-dev/neap/metrics"
 )
 
 // figures are the metrics of the last decisions, a [prometheus.Collector].
@@ -124,19 +124,5 @@ func (c *Colocator) Collector() prometheus.Collector { return &c.figures }
 
 // WriteMetrics writes the metrics of the last decisions in Prometheus' text format.
 func (c *Colocator) WriteMetrics(w io.Writer) error {
-	r := prometheus.NewPedanticRegistry()
-	if err := r.Register(&c.figures); err != nil {
-		return err
-	}
-	families, err := r.Gather()
-	if err != nil {
-		return err
-	}
-	e := expfmt.NewEncoder(w, expfmt.NewFormat(expfmt.TypeTextPlain))
-	for _, f := range families {
-		if err := e.Encode(f); err != nil {
-			return err
-		}
-	}
-	return nil
+	return metrics.WriteText(w, &c.figures)
 }

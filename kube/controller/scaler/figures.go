@@ -6,11 +6,11 @@ import (
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/common/expfmt"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/neap-dev/neap/api/v1alpha1"
 	"github.com/neap-dev/neap/core/elastic"
+	"github.com/neap-dev/neap/metrics"
 )
 
 // figures are the metrics of the last decisions, a [prometheus.Collector].
@@ -143,19 +143,5 @@ func (s *Scaler) Collector() prometheus.Collector { return &s.figures }
 
 // WriteMetrics writes the metrics of the last decisions in Prometheus' text format.
 func (s *Scaler) WriteMetrics(w io.Writer) error {
-	r := prometheus.NewPedanticRegistry()
-	if err := r.Register(&s.figures); err != nil {
-		return err
-	}
-	families, err := r.Gather()
-	if err != nil {
-		return err
-	}
-	e := expfmt.NewEncoder(w, expfmt.NewFormat(expfmt.TypeTextPlain))
-	for _, f := range families {
-		if err := e.Encode(f); err != nil {
-			return err
-		}
-	}
-	return nil
+	return metrics.WriteText(w, &s.figures)
 }
