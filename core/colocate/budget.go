@@ -8,13 +8,14 @@ import (
 
 // The constants of the fast loop.
 const (
-	levelOver  = 3 * time.Second  // the level of online use is its mean over so long
-	noiseOver  = 10 * time.Second // and its noise is learnt over so long
-	holdCalm   = 5 * time.Second  // batch rises to what was free all that long
-	holdMoving = 60 * time.Second // and all that long, while online use moves
-	lostAfter  = time.Second      // without a sample for so long, batch is at its floor
+	levelOver  = 3 * time.Second        // the level of online use is its mean over so long
+	noiseOver  = 10 * time.Second       // and its noise is learnt over so long
+	holdCalm   = 5 * time.Second        // batch rises to what was free all that long
+	holdMoving = 60 * time.Second       // and all that long, while online use moves
+	jumpOver   = 300 * time.Millisecond // a step is over by then
+	lostAfter  = time.Second            // without a sample for so long, batch is at its floor
 
-	sigmas         = 2.0  // deviations of noise that stay free
+	sigmas         = 2.0  // deviations of noise that stay free, or that are no change
 	jumpSigmas     = 4.0  // a sample so far above the level is a new level
 	jumpPart       = 0.05 // of the machine: no smaller sample is a new level
 	movingPart     = 0.10 // of the machine: online use moves when its level ranges wider
@@ -29,7 +30,8 @@ type BudgetRule struct {
 	GuardMilli    int64 // stays free besides
 	FloorMilli    int64 // batch keeps so much whatever happens, to get to where it lets go of locks
 	// Exposed says that no cpu.idle stands before online: then every sample counts
-	// as online's level, and the noise that stays free is that of samples.
+	// as online's level, and room for its noise stays free. Otherwise batch gives way
+	// moment by moment on its own, and the ceiling only follows the level.
 	Exposed bool
 }
 
@@ -95,10 +97,11 @@ type Ceiling struct {
 	Moved  bool // it differs from the one before
 	Reason Reason
 
-	// The terms: Milli stays below LimitMilli − BusyMilli − MarginMilli, or is at the floor.
+	// The terms: where cpu.idle stands before online, Milli is within MarginMilli of
+	// LimitMilli − BusyMilli; else MarginMilli below it. Or it is at the floor, or held.
 	LimitMilli  int64 // the rule's share of the machine, less the guard
 	BusyMilli   int64 // level of online and system use
-	MarginMilli int64 // for their noise
+	MarginMilli int64 // of their noise
 }
 
 // A Budget is the fast loop of one machine: sample by sample it says how much CPU
@@ -108,6 +111,8 @@ type Budget struct {
 	rule    BudgetRule
 	now     int64 // the ceiling in force; −1 before the first sample
 	started bool
+	jumped  time.Duration // when a sample was a new level
+	first   time.Duration // of the samples by which the noise is known
 	last    time.Duration // of the last sample that told something
 	seen    time.Duration // of the last sample
 
@@ -163,49 +168,56 @@ func (b *Budget) Next(u Use, r Restraint) Ceiling {
 	}
 	b.learn(u, gap)
 
-	// 1. What is free: now, and all through the time that batch must have waited.
+	// 1. What is free.
 	limit, margin := b.limit(), b.margin()
+	step := smallestChange * float64(b.rule.CapacityMilli)
 	floor := float64(b.rule.FloorMilli)
 	free := limit - b.level
-	wanted, down := free-margin, free-margin/2
-	if r.Capped {
-		most := float64(r.CapMilli)
-		free, wanted, down = min(free, most), min(wanted, most), min(down, most)
+	most := limit - b.highest(u.At) // all through the time that batch must have waited
+	down := free                    // where it falls to
+	slip := margin                  // by how much it may be above what is free
+	switch {
+	case b.rule.Exposed: // half the margin will do: what used it up is its rare end, or a step
+		most, down, slip = most-margin, free-margin/2, step-margin
+	case b.stepping(u.At): // the noise at the new level is not known yet
+		down = free - jumpSigmas*math.Sqrt(b.noise)
 	}
 	why := ReasonFree
 	switch {
 	case b.rule.Percent == 0:
-		free, wanted, down, why = floor, floor, floor, ReasonOut
-	case r.Capped && wanted >= float64(r.CapMilli):
+		free, most, down, why = floor, floor, floor, ReasonOut
+	case r.Capped && most >= float64(r.CapMilli):
 		why = ReasonSlack
 	}
-	if wanted <= floor && why != ReasonOut {
+	if r.Capped {
+		free, most, down = min(free, float64(r.CapMilli)), min(most, float64(r.CapMilli)), min(down, float64(r.CapMilli))
+		slip = min(slip, step)
+	}
+	if most <= floor && why != ReasonOut {
 		why = ReasonNothing
 	}
-	free, wanted = max(free, floor), max(wanted, floor)
+	free, most, down = max(free, floor), max(most, floor), max(down, floor)
 	if b.now < 0 { // nothing is in force
-		return b.move(int64(wanted), u.At, why)
+		return b.move(int64(most), u.At, why)
 	}
 	now := float64(b.now)
 
-	// 2. Down at once, when the margin is used up; a smaller margin is noise. What
-	// used it up is the rare end of the noise, or a step: half the margin will do.
-	step := smallestChange * float64(b.rule.CapacityMilli)
+	// 2. Down at once; what the noise may have done is no change.
 	switch {
 	case now < floor: // the floor has risen
 		return b.move(b.rule.FloorMilli, u.At, why)
-	case free < now && (now-wanted >= step || wanted <= floor):
-		return b.move(int64(max(floor, down)), u.At, why)
+	case now > free && (now-free >= slip || free <= floor):
+		return b.move(int64(down), u.At, why)
 	}
 
 	// 3. Up slowly, to what was free for long enough.
-	room := min(wanted, max(floor, limit-b.highest(u.At)-margin)) - now
+	room, worth := most-now, max(step, margin)
 	switch {
-	case wanted-now < max(step, margin): // near enough
+	case free-now < worth: // near enough
 		return b.ceiling(b.now, why)
 	case r.NoGrowth:
 		return b.ceiling(b.now, ReasonSlack)
-	case room < max(step, margin) || u.At-b.fellAt < holdCalm:
+	case room < worth || u.At-b.fellAt < holdCalm:
 		return b.ceiling(b.now, ReasonHeld)
 	case u.At-b.riseAt < time.Second:
 		return b.ceiling(b.now, ReasonRising)
@@ -222,20 +234,22 @@ func (b *Budget) learn(u Use, gap time.Duration) {
 	least := 0.01 * float64(b.rule.CapacityMilli)
 	if !b.started || gap > noiseOver { // nothing is known of what was before
 		b.level, b.slow = busy, busy
-		b.noise, b.swing = least*least, least*least
-		b.started, gap = true, 0
+		b.noise, b.swing = square(jumpPart*float64(b.rule.CapacityMilli)), least*least
+		b.started, b.first, gap = true, u.At, 0
 	}
 	b.last = u.At
 	off := busy - b.level
+	// What is new is learnt as fast as there is more of it.
+	known := min(noiseOver, max(u.At-b.first, time.Second))
 	if off > max(jumpSigmas*math.Sqrt(b.noise), jumpPart*float64(b.rule.CapacityMilli)) {
-		b.level, b.slow = busy, busy // a step, not noise
+		b.level, b.slow, b.jumped = busy, busy, u.At // a step, not noise
 	} else {
-		fast, slow := part(gap, levelOver), part(gap, noiseOver)
+		fast, slow := part(gap, min(known, levelOver)), part(gap, known)
 		b.noise += slow * (square(clip(off, jumpSigmas*max(math.Sqrt(b.noise), least))) - b.noise)
 		b.level += fast * off
 		b.slow += slow * (busy - b.slow)
 		b.swing += slow * (square(clip(b.level-b.slow, jumpSigmas*max(math.Sqrt(b.swing), least))) - b.swing)
-		if b.rule.Exposed {
+		if b.rule.Exposed || b.stepping(u.At) {
 			b.level = max(b.level, busy)
 		}
 	}
@@ -246,6 +260,10 @@ func (b *Budget) learn(u Use, gap time.Duration) {
 	}
 	at.min, at.max = min(at.min, b.level), max(at.max, b.level)
 }
+
+// stepping tells whether online use has just jumped: the samples since then may have
+// seen a part of it only.
+func (b *Budget) stepping(at time.Duration) bool { return b.jumped > 0 && at-b.jumped <= jumpOver }
 
 // highest returns the highest level of the time that batch must wait before it rises.
 func (b *Budget) highest(now time.Duration) float64 {
@@ -275,7 +293,7 @@ func (b *Budget) margin() float64 {
 	if b.rule.Exposed {
 		return sigmas * math.Sqrt(b.noise)
 	}
-	return sigmas * math.Sqrt(b.swing)
+	return max(sigmas*math.Sqrt(b.swing), 2*smallestChange*float64(b.rule.CapacityMilli))
 }
 
 // move puts the ceiling at milli.

@@ -80,8 +80,8 @@ func TestBatchDoesNotFlapUnderSteadyLoad(t *testing.T) {
 		if b.Reversals() > 10 {
 			t.Errorf("at %.0f %% the ceiling turned %d times in 10 minutes", load*100, b.Reversals())
 		}
-		if offered/left < 0.85 {
-			t.Errorf("at %.0f %% batch is offered %.0f %% of what online leaves, want 85 or more", load*100, 100*offered/left)
+		if offered/left < 0.9 {
+			t.Errorf("at %.0f %% batch is offered %.0f %% of what online leaves, want 90 or more", load*100, 100*offered/left)
 		}
 	}
 }
@@ -109,6 +109,34 @@ func TestAStepIsAnsweredAtOnce(t *testing.T) {
 				t.Errorf("exposed %v: the first sample of the step moved nothing", exposed)
 			}
 		})
+	}
+}
+
+// TestAStepWithinASampleIsAnsweredByTheNext has steps that begin in the middle of a
+// sample, which sees a part of them, and the noise of a small machine.
+func TestAStepWithinASampleIsAnsweredByTheNext(t *testing.T) {
+	const runs = 400
+	late := 0
+	for run := range uint64(runs) {
+		dice := rand.New(rand.NewPCG(run, 5))
+		step := 30*time.Second + time.Duration(dice.Int64N(int64(tick)))
+		queue, slow := 0.0, false
+		play(BudgetRule{CapacityMilli: 2000, Percent: 100, FloorMilli: 20}, -1, step+2*time.Second, func(at time.Duration) float64 {
+			part := min(max(float64(at-step)/float64(tick), 0), 1)
+			mean := 2 * (0.2 + 0.6*part) * tick.Seconds() / 0.001 // requests of a millisecond
+			queue += (mean + math.Sqrt(mean)*dice.NormFloat64()) * 0.001
+			did := min(queue, 0.19)
+			queue -= did
+			return 1000 * did / tick.Seconds()
+		}, func(at time.Duration, _ float64, c Ceiling) {
+			slow = slow || at > step+200*time.Millisecond && c.Milli > 2020-1600
+		})
+		if slow {
+			late++
+		}
+	}
+	if t.Logf("%d of %d steps took longer than 200 ms", late, runs); late > runs/10 {
+		t.Errorf("%d of %d steps took longer than 200 ms", late, runs)
 	}
 }
 
@@ -140,18 +168,18 @@ func TestNothingIsTrusted(t *testing.T) {
 	}{
 		"the first sample is lost":                   {steady, []Use{{At: tick, Lost: true}}, Restraint{}, 40, ReasonLost},
 		"samples are lost for a second":              {steady, []Use{{At: tick}, {At: tick + time.Second, Lost: true}}, Restraint{}, 40, ReasonLost},
-		"a sample is lost":                           {steady, []Use{{At: tick}, {At: 2 * tick, Lost: true}}, Restraint{}, 7840, ReasonHeld},
+		"a sample is lost":                           {steady, []Use{{At: tick}, {At: 2 * tick, Lost: true}}, Restraint{}, 8000, ReasonHeld},
 		"use is negative for a second":               {steady, []Use{{At: tick}, {At: tick + time.Second, OnlineMilli: -5}}, Restraint{}, 40, ReasonLost},
 		"use is more than there is":                  {steady, []Use{{At: tick, OnlineMilli: 1 << 50}}, Restraint{}, 40, ReasonNothing},
-		"time goes back":                             {steady, []Use{{At: time.Hour}, {At: time.Minute, OnlineMilli: 8000}}, Restraint{}, 7840, ReasonHeld},
+		"time goes back":                             {steady, []Use{{At: time.Hour}, {At: time.Minute, OnlineMilli: 8000}}, Restraint{}, 8000, ReasonHeld},
 		"batch is out":                               {BudgetRule{CapacityMilli: 8000, FloorMilli: 40}, []Use{{At: tick}}, Restraint{}, 40, ReasonOut},
-		"a share beyond the machine is cut":          {BudgetRule{CapacityMilli: 1000, Percent: 400}, []Use{{At: tick}}, Restraint{}, 980, ReasonFree},
+		"a share beyond the machine is cut":          {BudgetRule{CapacityMilli: 1000, Percent: 400}, []Use{{At: tick}}, Restraint{}, 1000, ReasonFree},
 		"a floor beyond the machine is cut":          {BudgetRule{CapacityMilli: 1000, Percent: 10, FloorMilli: 4000}, []Use{{At: tick}}, Restraint{}, 1000, ReasonNothing},
 		"a machine without cores":                    {BudgetRule{CapacityMilli: -4, Percent: 50}, []Use{{At: tick}}, Restraint{}, 0, ReasonNothing},
 		"slack caps":                                 {steady, []Use{{At: tick}}, Restraint{Capped: true, CapMilli: 500}, 500, ReasonSlack},
 		"slack caps below the floor":                 {steady, []Use{{At: tick}}, Restraint{Capped: true, CapMilli: -500}, 40, ReasonNothing},
-		"the machine slept":                          {steady, []Use{{At: tick}, {At: time.Hour, OnlineMilli: 6000}}, Restraint{}, 1920, ReasonFree},
-		"system use counts as well as what pods use": {steady, []Use{{At: tick, SystemMilli: 6000}}, Restraint{}, 1840, ReasonFree},
+		"the machine slept":                          {steady, []Use{{At: tick}, {At: time.Hour, OnlineMilli: 6000}}, Restraint{}, 2000, ReasonFree},
+		"system use counts as well as what pods use": {steady, []Use{{At: tick, SystemMilli: 6000}}, Restraint{}, 2000, ReasonFree},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -203,7 +231,11 @@ func FuzzBudget(f *testing.F) {
 			if c.Moved != (c.Milli != was) && was >= 0 {
 				t.Fatalf("the ceiling went from %d to %d and says moved: %v", was, c.Milli, c.Moved)
 			}
-			if over := c.Milli - max(rule.FloorMilli, c.LimitMilli-c.BusyMilli) - rule.CapacityMilli/100 - 2; gap > 0 && !u.Lost && u.OnlineMilli >= 0 && over > 0 {
+			slip := rule.CapacityMilli / 100
+			if !exposed {
+				slip = c.MarginMilli
+			}
+			if over := c.Milli - max(rule.FloorMilli, c.LimitMilli-c.BusyMilli) - slip - 2; gap > 0 && !u.Lost && u.OnlineMilli >= 0 && over > 0 {
 				t.Fatalf("the ceiling %+v is over what is free by %d", c, over)
 			}
 			jump := float64(u.OnlineMilli) - float64(c.BusyMilli)

@@ -26,7 +26,7 @@ func feel(w string, value int64) Signal {
 }
 
 func TestSlackHoldsBatchBackByWhatIsMissing(t *testing.T) {
-	s := NewSlack(SlackRule{CapacityMilli: 8000, FloorMilli: 40, CoolDown: time.Minute})
+	s := NewSlack(SlackRule{CapacityMilli: 8000, FloorMilli: 40, CoolDown: time.Minute, Exposed: true})
 	at := time.Duration(0)
 	step := func(want Restraint, signals ...Signal) SlackVerdict {
 		t.Helper()
@@ -54,17 +54,72 @@ func TestSlackHoldsBatchBackByWhatIsMissing(t *testing.T) {
 		}
 		break
 	}
+	// Twice as much up to half of the 4000 it had, then by a twentieth of the machine.
 	step(Restraint{Capped: true, CapMilli: 440}, feel("a", 100))
 	step(Restraint{Capped: true, CapMilli: 440}, feel("a", 850)) // neither fine nor scarce
 	step(Restraint{Capped: true, CapMilli: 440, NoGrowth: true}) // nothing is heard
-	for range 18 {
+	for _, want := range []int64{880, 1760, 2160, 2560} {
+		step(Restraint{Capped: true, CapMilli: want}, feel("a", 100))
+	}
+	for range 13 {
 		s.Look(at, []Signal{feel("a", 1)}, 4000)
 	}
 	step(Restraint{}, feel("a", 1))
 }
 
+// TestIdleMakesBatchAWitnessFirst holds where cpu.idle stands before online: one bad
+// look is not believed, scarce slack takes nothing away, a target missed by far or
+// twice does; and batch stays down for long only when it does so again and again.
+func TestIdleMakesBatchAWitnessFirst(t *testing.T) {
+	s := NewSlack(SlackRule{CapacityMilli: 8000, FloorMilli: 40, CoolDown: 5 * time.Minute})
+	at := time.Duration(0)
+	step := func(want Restraint, value int64) SlackVerdict {
+		t.Helper()
+		at += look
+		v := s.Look(at, []Signal{feel("a", value)}, 4000)
+		if v.Restraint != want {
+			t.Fatalf("at %v, feeling %d: %+v, want %+v", at, value, v.Restraint, want)
+		}
+		return v
+	}
+	floor := Restraint{Capped: true, CapMilli: 40}
+	waits := Restraint{Capped: true, CapMilli: 40, NoGrowth: true}
+	step(Restraint{NoGrowth: true}, 990)
+	if v := step(Restraint{NoGrowth: true}, 1300); v.Missed || v.Why == "" {
+		t.Errorf("one bad look: %+v", v)
+	}
+	step(Restraint{}, 700)
+	step(Restraint{NoGrowth: true}, 1300)
+	if v := step(floor, 1300); !v.Missed {
+		t.Errorf("two bad looks: %+v", v)
+	}
+	down := func() (cool time.Duration) { // until batch may rise again
+		began := at
+		for at-began < time.Hour {
+			at += look
+			if v := s.Look(at, []Signal{feel("a", 100)}, 40); v.Restraint != waits {
+				return at - began
+			}
+		}
+		return time.Hour
+	}
+	for i, want := range []time.Duration{30 * time.Second, time.Minute, 2 * time.Minute, 4 * time.Minute, 5 * time.Minute, 5 * time.Minute} {
+		if i > 0 {
+			step(floor, 2500) // by far
+		}
+		if got := down(); got != want {
+			t.Errorf("offence %d: batch stays down for %v, want %v", i+1, got, want)
+		}
+	}
+	at += time.Hour
+	step(floor, 2500)
+	if got := down(); got != 30*time.Second {
+		t.Errorf("after an hour of peace batch stays down for %v", got)
+	}
+}
+
 func TestWhoFeelsTheSameWithoutBatchIsNotHeard(t *testing.T) {
-	s := NewSlack(SlackRule{CapacityMilli: 8000, FloorMilli: 40, CoolDown: 0})
+	s := NewSlack(SlackRule{CapacityMilli: 8000, FloorMilli: 40, CoolDown: 0, Exposed: true})
 	var v SlackVerdict
 	for i := range 5 {
 		v = s.Look(time.Duration(i+1)*look, []Signal{feel("slow", 2000), feel("hurt", 2000-int64(i)*200)}, 4000)
@@ -78,11 +133,29 @@ func TestWhoFeelsTheSameWithoutBatchIsNotHeard(t *testing.T) {
 	if v = s.Look(6*look, []Signal{feel("slow", 2000), feel("hurt", 500)}, 40); v.Missed || !v.Capped || v.CapMilli != 440 {
 		t.Errorf("with only the acquitted missing its target: %+v, want batch to rise", v)
 	}
-	if v = s.Look(7*look, []Signal{feel("slow", 100)}, 40); len(v.Acquitted) != 0 {
-		t.Errorf("it is fine again, and still acquitted: %+v", v)
-	}
-	if v = s.Look(8*look, []Signal{feel("slow", 2000)}, 40); !v.Missed {
-		t.Errorf("it counts again: %+v", v)
+	at := 5 * look
+	for _, minutes := range []int{1, 2, 4} { // it counts again when it is fine, later each time
+		until := at + time.Duration(minutes)*time.Minute
+		for at += look; at < until; at += look {
+			if v = s.Look(at, []Signal{feel("slow", 2000), feel("hurt", 0)}, 40); v.Missed {
+				t.Fatalf("at %v it is heard, before %v: %+v", at, until, v)
+			}
+			if v = s.Look(at, []Signal{feel("slow", 100)}, 40); !slices.Equal(v.Acquitted, []string{"slow"}) {
+				t.Fatalf("at %v the acquitted are %q, before %v", at, v.Acquitted, until)
+			}
+		}
+		if v = s.Look(at, []Signal{feel("slow", 100)}, 40); len(v.Acquitted) != 0 {
+			t.Errorf("at %v it is fine again, and still acquitted: %+v", at, v)
+		}
+		for i := range 5 {
+			at += look
+			if v = s.Look(at, []Signal{feel("slow", 2000)}, 40); v.Missed != (i < 4) {
+				t.Errorf("look %d since it counts again: %+v", i+1, v)
+			}
+		}
+		if v.Capped || v.Stronger || !slices.Equal(v.Acquitted, []string{"slow"}) {
+			t.Errorf("acquitted once more, batch is restrained: %+v", v)
+		}
 	}
 }
 
