@@ -9,6 +9,10 @@
 //	online = all pods − batch + guests        guests are online pods in batch's group
 //	system = machine − all pods
 //
+// Where cpu.idle stands before online, batch may also make up in one period of the
+// quota for what online kept it from in the periods before (the kernel's burst, Linux
+// 5.14): its mean is the ceiling, and not what noise leaves of it.
+//
 // [New] with a [Plan], then [Suppressor.Run]; whoever keeps the time himself calls
 // [Suppressor.Tick]. It knows groups and numbers, and nothing of Kubernetes.
 //
@@ -68,6 +72,7 @@ type State struct {
 	BatchMilli, GuestMilli int64
 	Ceiling                colocate.Ceiling
 	QuotaMilli             int64 // what was last written; Unlimited if nothing was
+	BurstMicros            int64 // and the burst, of each period
 	Reversals              int64
 	Ticks, Writes          int64
 	BatchCPU               time.Duration // that batch used since the suppressor began
@@ -82,6 +87,7 @@ type Suppressor struct {
 	budget *colocate.Budget
 	gauges map[cgroup.Group]*gauge
 	guests [10]int64 // milli, of the last ticks
+	plain  bool      // the kernel has no burst
 
 	mu    sync.Mutex
 	plan  Plan
@@ -161,8 +167,8 @@ func (s *Suppressor) Tick() State {
 	if plan.Write {
 		quota = state.Ceiling.Milli + s.roomOfGuests(plan)
 	}
-	if quota != state.QuotaMilli || state.Ceiling.Moved && plan.Write {
-		if err := s.opts.Hand.Set(cgroup.Want{Group: plan.Batch, Knob: cgroup.Quota, Value: quota, Reason: string(state.Ceiling.Reason)}); err != nil {
+	if quota != state.QuotaMilli || state.Ceiling.Moved && plan.Write || plan.Rule.Exposed && state.BurstMicros > 0 {
+		if err := s.write(plan, quota, &state); err != nil {
 			state.Err = errors.Join(state.Err, fmt.Errorf("hold batch to %d thousandths of a core: %w", quota, err))
 			quota = state.QuotaMilli - 1 // tried again at the next tick
 		} else {
@@ -172,6 +178,30 @@ func (s *Suppressor) Tick() State {
 	}
 	s.keep(state)
 	return state
+}
+
+// write writes a quota, and the burst that goes with it.
+func (s *Suppressor) write(plan Plan, quota int64, state *State) error {
+	reason := string(state.Ceiling.Reason)
+	wants := []cgroup.Want{{Group: plan.Batch, Knob: cgroup.Quota, Value: quota, Reason: reason}}
+	burst := int64(0)
+	if quota != cgroup.Unlimited && !plan.Rule.Exposed && !s.plain {
+		if period, err := s.opts.Tree.Get(plan.Batch, cgroup.Period); err == nil {
+			burst = quota * period / 1000
+		}
+	}
+	if burst == 0 && state.BurstMicros == 0 {
+		return s.opts.Hand.Set(wants...)
+	}
+	err := s.opts.Hand.Set(append(wants, cgroup.Want{Group: plan.Batch, Knob: cgroup.Burst, Value: burst, Reason: reason})...)
+	if errors.Is(err, cgroup.ErrAbsent) {
+		s.plain, state.BurstMicros = true, 0
+		return s.opts.Hand.Set(wants...)
+	}
+	if err == nil {
+		state.BurstMicros = burst
+	}
+	return err
 }
 
 func (s *Suppressor) keep(state State) {

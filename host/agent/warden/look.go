@@ -35,7 +35,7 @@ func (w *Warden) look(now time.Time, at time.Duration, world World, batch []Pod,
 		cool = 5 * time.Minute
 	}
 	w.culprits = w.guilty(at, world, batch)
-	w.slack.Rule(colocate.SlackRule{CapacityMilli: rule.CapacityMilli, FloorMilli: rule.FloorMilli, CoolDown: cool, Culprit: len(w.culprits) > 0})
+	w.slack.Rule(colocate.SlackRule{CapacityMilli: rule.CapacityMilli, FloorMilli: rule.FloorMilli, Exposed: rule.Exposed, CoolDown: cool, Culprit: len(w.culprits) > 0})
 	if !w.seeking { // else a look is a second, which is too short to judge by
 		w.verdict = w.slack.Look(at, w.signals, state.Ceiling.Milli)
 	}

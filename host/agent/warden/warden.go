@@ -524,10 +524,14 @@ func (w *Warden) order(batch []Pod, rule colocate.BudgetRule, active bool, state
 	}
 	o := deadman.Orders{PID: os.Getpid(), Scope: w.layout.Pods(), Dir: w.opts.Dir, Network: w.net.shaper != nil}
 	if active {
-		o.Wants = []cgroup.Want{{
-			Group: w.layout.Class(cgroup.BestEffort), Knob: cgroup.Quota,
-			Value: max(rule.CapacityMilli*safePercent/100, rule.FloorMilli), Reason: "the agent is gone",
-		}}
+		const gone = "the agent is gone"
+		class := w.layout.Class(cgroup.BestEffort)
+		if state.BurstMicros > 0 { // the kernel refuses a quota below it
+			o.Wants = append(o.Wants, cgroup.Want{Group: class, Knob: cgroup.Burst, Value: 0, Reason: gone})
+		}
+		o.Wants = append(o.Wants, cgroup.Want{
+			Group: class, Knob: cgroup.Quota, Value: max(rule.CapacityMilli*safePercent/100, rule.FloorMilli), Reason: gone,
+		})
 	}
 	for range 2 { // the deadman may have been started anew
 		if w.line == nil {
