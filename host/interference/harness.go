@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/neap-dev/neap/host/cgroup"
+	"github.com/neap-dev/neap/host/runqueue"
 )
 
 // Options says how a [Harness] measures. Command is needed, the rest has defaults.
@@ -238,16 +239,23 @@ func (h *Harness) Measure(ctx context.Context, arm Arm, c Cell) (Row, error) {
 	if err := s.load(ctx, []phase{{rate, warm}, {rate, long}}, seed); err != nil {
 		return row, err
 	}
+	if err := s.wait(ctx, warm); err != nil {
+		return row, err
+	}
+	waits := s.waits()
 	used, err := s.between(ctx, warm, warm+long)
 	if err != nil {
 		return row, err
 	}
+	waited := waits()
 	sent, stats, err := s.finish(ctx)
 	if err != nil {
 		return row, err
 	}
 	got := stats[1]
 	row.P50Ms, row.P99Ms, row.P999Ms = got.P50, got.P99, got.P999
+	row.WaitP99Ms = ms(waited.Quantile(0.99))
+	row.WaitMs = ms(waited.Waited) / float64(max(got.Requests, 1))
 	row.Requests, row.Lost, row.LateP99Ms = got.Requests, sent[1].Sent-got.Requests, sent[1].LateP99
 	row.BatchCores, row.OnlineCores, row.LoaderCores, row.OwnCores = used.batch, used.online, used.loader, used.own
 	row.OtherCores, row.Steal, row.Why = used.other, used.steal, s.said
@@ -496,6 +504,28 @@ func (s *session) window(ctx context.Context) (float64, int, error) {
 	}
 	return st.P99, st.Requests, nil
 }
+
+// waits begins to measure how long the service's threads wait for a CPU; what it
+// returns ends that. Without eBPF nothing is told: means are no percentiles.
+func (s *session) waits() func() runqueue.Histogram {
+	none := func() runqueue.Histogram { return runqueue.Histogram{} }
+	m, err := runqueue.Open(runqueue.Options{Source: runqueue.Traced, Groups: 1})
+	if err != nil {
+		return none
+	}
+	dir := filepath.Dir(s.h.tree.File(s.stage.Online, cgroup.Weight))
+	if err := m.Watch(dir); err != nil {
+		_ = m.Close()
+		return none
+	}
+	return func() (h runqueue.Histogram) {
+		_ = m.Read(dir, &h)
+		_ = m.Close()
+		return h
+	}
+}
+
+func ms(d time.Duration) float64 { return d.Seconds() * 1000 }
 
 // others returns a function that says how many cores neither service nor batch
 // used since it was last called; the first call begins.

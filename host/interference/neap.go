@@ -13,8 +13,12 @@ import (
 	"github.com/neap-dev/neap/host/cgroup"
 )
 
-// lookEvery is how often the slower loop looks at what the service feels.
-const lookEvery = 5 * time.Second
+// The slower loop looks at what the service feels so often, and holds batch back for
+// so long at most, as the agent's do unless a policy says otherwise.
+const (
+	lookEvery = 5 * time.Second
+	coolDown  = 5 * time.Minute
+)
 
 // neap holds batch back as the agent does and with its code: idle and the fast
 // budget, and the slack of the service's own p99 when it promises one. percent is
@@ -53,7 +57,7 @@ func neap(ctx context.Context, s *Stage, percent int) (func() string, error) {
 	looks, missed, why := 0, 0, ""
 	if s.TargetMs > 0 {
 		work.Go(func() {
-			slack := colocate.NewSlack(colocate.SlackRule{CapacityMilli: capacity, FloorMilli: rule.FloorMilli})
+			slack := colocate.NewSlack(colocate.SlackRule{CapacityMilli: capacity, FloorMilli: rule.FloorMilli, CoolDown: coolDown})
 			s.wait(ctx)
 			began := time.Now()
 			tick := time.NewTicker(lookEvery)

@@ -32,11 +32,16 @@ type Row struct {
 	LoaderCores float64 `json:"loaderCores"` // that sending took
 	OwnCores    float64 `json:"ownCores"`    // of the measurement itself and of the arm's loop
 	P999Ms      float64 `json:"p999Ms"`
-	LateP99Ms   float64 `json:"lateP99Ms"` // the sender's own lateness
-	Requests    int     `json:"requests"`
-	Lost        int     `json:"lost"` // sent, and not answered ten seconds after the end
-	Seconds     float64 `json:"seconds"`
-	Why         string  `json:"why"` // it is not OK, or what the arm says of itself
+	// How long the service's threads that could run waited for a CPU: at the 99th
+	// percentile of times, and per request. What is in P99Ms and not here is no matter
+	// of who gets the CPU. 0 where the kernel cannot be asked (it takes eBPF).
+	WaitP99Ms float64 `json:"waitP99Ms"`
+	WaitMs    float64 `json:"waitMs"`
+	LateP99Ms float64 `json:"lateP99Ms"` // the sender's own lateness
+	Requests  int     `json:"requests"`
+	Lost      int     `json:"lost"` // sent, and not answered ten seconds after the end
+	Seconds   float64 `json:"seconds"`
+	Why       string  `json:"why"` // it is not OK, or what the arm says of itself
 }
 
 // Share returns which part of the cores that online and its sender left the
