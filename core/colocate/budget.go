@@ -13,6 +13,7 @@ const (
 	holdCalm   = 5 * time.Second        // batch rises to what was free all that long
 	holdMoving = 60 * time.Second       // and all that long, while online use moves
 	jumpOver   = 300 * time.Millisecond // a step is over by then
+	spikeOver  = 500 * time.Millisecond // and what was none as well
 	lostAfter  = time.Second            // without a sample for so long, batch is at its floor
 
 	sigmas         = 2.0  // deviations of noise that stay free, or that are no change
@@ -84,6 +85,7 @@ type Reason string
 const (
 	ReasonFree    Reason = "batch has what online leaves"
 	ReasonRising  Reason = "online leaves more, and batch rises to it slowly"
+	ReasonSpike   Reason = "online was busy for a moment only: batch has back what it had"
 	ReasonHeld    Reason = "online leaves more, and has not done so for long enough"
 	ReasonSlack   Reason = "an online workload has too little slack"
 	ReasonNothing Reason = "online leaves nothing: batch is at its floor"
@@ -112,6 +114,7 @@ type Budget struct {
 	now     int64 // the ceiling in force; −1 before the first sample
 	started bool
 	jumped  time.Duration // when a sample was a new level
+	doubt   *doubt        // about a new level; nil if there is none
 	first   time.Duration // of the samples by which the noise is known
 	last    time.Duration // of the last sample that told something
 	seen    time.Duration // of the last sample
@@ -122,6 +125,18 @@ type Budget struct {
 	riseAt, fellAt time.Duration
 	direction      int // of the last move: 1 up, −1 down
 	reversals      int64
+}
+
+// A doubt keeps what held before a sample that looked like a new level, for as long as
+// it may have been a spike.
+type doubt struct {
+	at          time.Duration
+	level, slow float64
+	seconds     [60]extremes
+	ceiling     int64
+	fellAt      time.Duration
+	high        float64 // the highest sample
+	sum, n      float64 // of those after the first
 }
 
 // extremes are those of the level within one second.
@@ -167,6 +182,7 @@ func (b *Budget) Next(u Use, r Restraint) Ceiling {
 		return b.ceiling(b.now, ReasonHeld)
 	}
 	b.learn(u, gap)
+	was, spike := b.settle(u)
 
 	// 1. What is free.
 	limit, margin := b.limit(), b.margin()
@@ -202,7 +218,12 @@ func (b *Budget) Next(u Use, r Restraint) Ceiling {
 	}
 	now := float64(b.now)
 
-	// 2. Down at once; what the noise may have done is no change.
+	// 2. Back to where it was, if that was nothing.
+	if spike && !r.NoGrowth && now < min(most, float64(was)) {
+		return b.move(int64(min(most, float64(was))), u.At, ReasonSpike)
+	}
+
+	// 3. Down at once; what the noise may have done is no change.
 	switch {
 	case now < floor: // the floor has risen
 		return b.move(b.rule.FloorMilli, u.At, why)
@@ -210,7 +231,7 @@ func (b *Budget) Next(u Use, r Restraint) Ceiling {
 		return b.move(int64(down), u.At, why)
 	}
 
-	// 3. Up slowly, to what was free for long enough.
+	// 4. Up slowly, to what was free for long enough.
 	room, worth := most-now, max(step, margin)
 	switch {
 	case free-now < worth: // near enough
@@ -235,13 +256,16 @@ func (b *Budget) learn(u Use, gap time.Duration) {
 	if !b.started || gap > noiseOver { // nothing is known of what was before
 		b.level, b.slow = busy, busy
 		b.noise, b.swing = square(jumpPart*float64(b.rule.CapacityMilli)), least*least
-		b.started, b.first, gap = true, u.At, 0
+		b.started, b.first, b.doubt, gap = true, u.At, nil, 0
 	}
 	b.last = u.At
 	off := busy - b.level
 	// What is new is learnt as fast as there is more of it.
 	known := min(noiseOver, max(u.At-b.first, time.Second))
 	if off > max(jumpSigmas*math.Sqrt(b.noise), jumpPart*float64(b.rule.CapacityMilli)) {
+		if b.doubt == nil && !b.rule.Exposed {
+			b.doubt = &doubt{at: u.At, level: b.level, slow: b.slow, seconds: b.seconds, ceiling: b.now, fellAt: b.fellAt}
+		}
 		b.level, b.slow, b.jumped = busy, busy, u.At // a step, not noise
 	} else {
 		fast, slow := part(gap, min(known, levelOver)), part(gap, known)
@@ -259,6 +283,28 @@ func (b *Budget) learn(u Use, gap time.Duration) {
 		*at = extremes{second, b.level, b.level}
 	}
 	at.min, at.max = min(at.min, b.level), max(at.max, b.level)
+}
+
+// settle ends a doubt when there is reason to. If the new level was a spike, what held
+// before holds again, and was is the ceiling of then.
+func (b *Budget) settle(u Use) (was int64, spike bool) {
+	d := b.doubt
+	if d == nil {
+		return 0, false
+	}
+	busy := float64(u.OnlineMilli + u.SystemMilli)
+	if d.high = max(d.high, busy); u.At > d.at {
+		d.sum, d.n = d.sum+busy, d.n+1
+	}
+	if u.At-d.at < spikeOver {
+		return 0, false
+	}
+	b.doubt = nil
+	if d.sum/d.n >= (d.level+d.high)/2 {
+		return 0, false
+	}
+	b.level, b.slow, b.seconds, b.fellAt, b.jumped = d.level, d.slow, d.seconds, d.fellAt, 0
+	return d.ceiling, true
 }
 
 // stepping tells whether online use has just jumped: the samples since then may have

@@ -140,6 +140,31 @@ func TestAStepWithinASampleIsAnsweredByTheNext(t *testing.T) {
 	}
 }
 
+// TestASpikeIsNoStep holds beside idle: batch falls at once when online needs the
+// machine for a moment, and has back what it had when that was all.
+func TestASpikeIsNoStep(t *testing.T) {
+	for _, long := range []time.Duration{tick, 2 * tick} {
+		dice := rand.New(rand.NewPCG(8, uint64(long)))
+		at := time.Minute
+		before := int64(0)
+		play(steady, -1, at+time.Minute, func(now time.Duration) float64 {
+			if now >= at && now < at+long {
+				return 8000
+			}
+			return 8000 * (0.3 + 0.005*dice.NormFloat64())
+		}, func(now time.Duration, _ float64, c Ceiling) {
+			switch {
+			case now == at-tick:
+				before = c.Milli
+			case now == at && c.Milli > 40:
+				t.Errorf("a spike of %v: batch keeps %d", long, c.Milli)
+			case now > at+spikeOver && (c.Milli > before || c.Milli < before-160):
+				t.Errorf("a spike of %v: %v after it began batch has %d, before it had %d", long, now-at, c.Milli, before)
+			}
+		})
+	}
+}
+
 func TestBatchComesBackSlowly(t *testing.T) {
 	b := NewBudget(steady, 1000)
 	was, at := int64(1000), time.Duration(0)
@@ -209,7 +234,7 @@ func FuzzBudget(f *testing.F) {
 		b, again := NewBudget(rule, inForce), NewBudget(rule, inForce)
 		rule = rule.bounds()
 		dice := rand.New(rand.NewPCG(seed, 7))
-		at, was := time.Duration(0), int64(-1)
+		at, was, high := time.Duration(0), int64(-1), int64(0)
 		level := dice.Float64()
 		var moves []Ceiling
 		var when []time.Duration
@@ -242,7 +267,12 @@ func FuzzBudget(f *testing.F) {
 			if exposed && gap > 0 && !u.Lost && jump > 0 && u.OnlineMilli <= rule.CapacityMilli {
 				t.Fatalf("online uses %d and the budget reckons with %d", u.OnlineMilli, c.BusyMilli)
 			}
-			if was >= 0 && c.Milli > was && c.Milli > rule.FloorMilli {
+			if c.Reason == ReasonSpike {
+				if exposed || c.Milli > high {
+					t.Fatalf("after a spike it has %d, before it had %d at most; exposed %v", c.Milli, high, exposed)
+				}
+				moves, when = nil, nil
+			} else if was >= 0 && c.Milli > was && c.Milli > rule.FloorMilli {
 				moves, when = append(moves, c), append(when, at)
 				if n := len(moves); n > 1 && when[n-1]-when[n-2] < time.Second && moves[n-2].Milli < c.Milli {
 					t.Fatalf("it rose twice within %v", when[n-1]-when[n-2])
@@ -251,7 +281,7 @@ func FuzzBudget(f *testing.F) {
 					t.Fatalf("it rose by %d at once, from %d", c.Milli-was, was)
 				}
 			}
-			was = c.Milli
+			was, high = c.Milli, max(high, c.Milli)
 		}
 	})
 }
