@@ -19,7 +19,7 @@ const (
 	sigmas         = 2.0  // deviations of noise that stay free, or that are no change
 	jumpSigmas     = 4.0  // a sample so far above the level is a new level
 	jumpPart       = 0.05 // of the machine: no smaller sample is a new level
-	movingPart     = 0.10 // of the machine: online use moves when its level ranges wider
+	movingPart     = 0.10 // of the machine: online use has risen when its level did by more
 	risePerSecond  = 0.05 // of the machine
 	smallestChange = 0.01 // of the machine: less is not worth a write
 )
@@ -115,13 +115,14 @@ type Budget struct {
 	started bool
 	jumped  time.Duration // when a sample was a new level
 	doubt   *doubt        // about a new level; nil if there is none
+	turns   turns
 	first   time.Duration // of the samples by which the noise is known
 	last    time.Duration // of the last sample that told something
 	seen    time.Duration // of the last sample
 
 	level, slow    float64 // of online and system use, over levelOver and noiseOver
 	noise, swing   float64 // variances: of samples about the level, of the level about slow
-	seconds        [60]extremes
+	seconds        [60]peak
 	riseAt, fellAt time.Duration
 	direction      int // of the last move: 1 up, −1 down
 	reversals      int64
@@ -132,17 +133,39 @@ type Budget struct {
 type doubt struct {
 	at          time.Duration
 	level, slow float64
-	seconds     [60]extremes
+	seconds     [60]peak
+	turns       turns
 	ceiling     int64
 	fellAt      time.Duration
 	high        float64 // the highest sample
 	sum, n      float64 // of those after the first
 }
 
-// extremes are those of the level within one second.
-type extremes struct {
-	second   int64 // since the clock's start, −1 if empty
-	min, max float64
+// turns are those of the level, in steps that count.
+type turns struct {
+	extreme float64          // the highest or lowest since the last turn
+	up      bool             // it has risen since
+	rises   [2]time.Duration // when the last ones were, the last one first; 0 is never
+}
+
+func (t *turns) learn(level, part float64, at time.Duration) {
+	switch {
+	case t.up && level < t.extreme-part:
+		t.up, t.extreme = false, level
+	case !t.up && level > t.extreme+part:
+		t.up, t.extreme = true, level
+		t.rises = [2]time.Duration{at, t.rises[0]}
+	case t.up:
+		t.extreme = max(t.extreme, level)
+	default:
+		t.extreme = min(t.extreme, level)
+	}
+}
+
+// A peak is the highest level within one second.
+type peak struct {
+	second int64 // since the clock's start, −1 if empty
+	level  float64
 }
 
 // NewBudget returns the budget of a machine on which the ceiling inForce stands; if
@@ -256,7 +279,7 @@ func (b *Budget) learn(u Use, gap time.Duration) {
 	if !b.started || gap > noiseOver { // nothing is known of what was before
 		b.level, b.slow = busy, busy
 		b.noise, b.swing = square(jumpPart*float64(b.rule.CapacityMilli)), least*least
-		b.started, b.first, b.doubt, gap = true, u.At, nil, 0
+		b.started, b.first, b.doubt, b.turns, gap = true, u.At, nil, turns{extreme: busy}, 0
 	}
 	b.last = u.At
 	off := busy - b.level
@@ -264,7 +287,7 @@ func (b *Budget) learn(u Use, gap time.Duration) {
 	known := min(noiseOver, max(u.At-b.first, time.Second))
 	if off > max(jumpSigmas*math.Sqrt(b.noise), jumpPart*float64(b.rule.CapacityMilli)) {
 		if b.doubt == nil && !b.rule.Exposed {
-			b.doubt = &doubt{at: u.At, level: b.level, slow: b.slow, seconds: b.seconds, ceiling: b.now, fellAt: b.fellAt}
+			b.doubt = &doubt{at: u.At, level: b.level, slow: b.slow, seconds: b.seconds, turns: b.turns, ceiling: b.now, fellAt: b.fellAt}
 		}
 		b.level, b.slow, b.jumped = busy, busy, u.At // a step, not noise
 	} else {
@@ -277,12 +300,13 @@ func (b *Budget) learn(u Use, gap time.Duration) {
 			b.level = max(b.level, busy)
 		}
 	}
+	b.turns.learn(b.level, movingPart*float64(b.rule.CapacityMilli), u.At)
 	second := int64(u.At / time.Second)
 	at := &b.seconds[((second%60)+60)%60]
 	if at.second != second {
-		*at = extremes{second, b.level, b.level}
+		*at = peak{second, b.level}
 	}
-	at.min, at.max = min(at.min, b.level), max(at.max, b.level)
+	at.level = max(at.level, b.level)
 }
 
 // settle ends a doubt when there is reason to. If the new level was a spike, what held
@@ -303,7 +327,7 @@ func (b *Budget) settle(u Use) (was int64, spike bool) {
 	if d.sum/d.n >= (d.level+d.high)/2 {
 		return 0, false
 	}
-	b.level, b.slow, b.seconds, b.fellAt, b.jumped = d.level, d.slow, d.seconds, d.fellAt, 0
+	b.level, b.slow, b.seconds, b.turns, b.fellAt, b.jumped = d.level, d.slow, d.seconds, d.turns, d.fellAt, 0
 	return d.ceiling, true
 }
 
@@ -311,24 +335,20 @@ func (b *Budget) settle(u Use) (was int64, spike bool) {
 // seen a part of it only.
 func (b *Budget) stepping(at time.Duration) bool { return b.jumped > 0 && at-b.jumped <= jumpOver }
 
-// highest returns the highest level of the time that batch must wait before it rises.
+// highest returns the highest level of the time that batch must wait before it rises:
+// longer when online use rises again and again.
 func (b *Budget) highest(now time.Duration) float64 {
-	second := int64(now / time.Second)
-	calm, low, high := b.level, b.level, b.level
+	hold := holdCalm
+	if r := b.turns.rises[1]; r > 0 && now-r < 2*holdMoving {
+		hold = holdMoving - time.Second
+	}
+	second, high := int64(now/time.Second), b.level
 	for _, e := range b.seconds {
-		age := second - e.second
-		if e.second < 0 || age < 0 || age >= int64(holdMoving/time.Second) {
-			continue
-		}
-		low, high = min(low, e.min), max(high, e.max)
-		if age <= int64(holdCalm/time.Second) {
-			calm = max(calm, e.max)
+		if age := second - e.second; e.second >= 0 && age >= 0 && age <= int64(hold/time.Second) {
+			high = max(high, e.level)
 		}
 	}
-	if high-low > movingPart*float64(b.rule.CapacityMilli) {
-		return high
-	}
-	return calm
+	return high
 }
 
 func (b *Budget) limit() float64 {
