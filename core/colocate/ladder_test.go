@@ -84,7 +84,7 @@ func TestIdleMakesBatchAWitnessFirst(t *testing.T) {
 	}
 	floor := Restraint{Capped: true, CapMilli: 40}
 	waits := Restraint{Capped: true, CapMilli: 40, NoGrowth: true}
-	step(Restraint{NoGrowth: true}, 990)
+	step(Restraint{}, 990)
 	if v := step(Restraint{NoGrowth: true}, 1300); v.Missed || v.Why == "" {
 		t.Errorf("one bad look: %+v", v)
 	}

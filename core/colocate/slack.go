@@ -56,7 +56,7 @@ type SlackRule struct {
 	FloorMilli    int64 // what batch keeps
 	// Exposed says that no cpu.idle stands before online. Where it does, batch takes no
 	// CPU time from online: a target must be missed twice in a row, or by far, before
-	// batch pays for it, and scarce slack only keeps batch from rising.
+	// batch pays for it, and scarce slack takes nothing from it.
 	Exposed bool
 	// CoolDown is how long batch stays down after a target was missed; zero is none.
 	CoolDown time.Duration
@@ -141,7 +141,7 @@ func (s *Slack) Look(at time.Duration, signals []Signal, ceiling int64) SlackVer
 	}
 	scarce, fair := int64(slackScarce), int64(slackFair)
 	if !s.rule.Exposed {
-		scarce = slackMeets
+		scarce, fair = slackMeets, slackMeets
 	}
 	switch {
 	case slack < slackMeets:
