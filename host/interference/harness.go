@@ -239,15 +239,18 @@ func (h *Harness) Measure(ctx context.Context, arm Arm, c Cell) (Row, error) {
 	if err := s.load(ctx, []phase{{rate, warm}, {rate, long}}, seed); err != nil {
 		return row, err
 	}
+	waits, forget := s.waits()
+	defer forget()
 	if err := s.wait(ctx, warm); err != nil {
 		return row, err
 	}
-	waits := s.waits()
+	unmeasured := waits()
 	used, err := s.between(ctx, warm, warm+long)
 	if err != nil {
 		return row, err
 	}
 	waited := waits()
+	waited = waited.Since(&unmeasured)
 	sent, stats, err := s.finish(ctx)
 	if err != nil {
 		return row, err
@@ -505,24 +508,20 @@ func (s *session) window(ctx context.Context) (float64, int, error) {
 	return st.P99, st.Requests, nil
 }
 
-// waits begins to measure how long the service's threads wait for a CPU; what it
-// returns ends that. Without eBPF nothing is told: means are no percentiles.
-func (s *session) waits() func() runqueue.Histogram {
-	none := func() runqueue.Histogram { return runqueue.Histogram{} }
+// waits begins to measure how long the service's threads wait for a CPU: read says
+// how long since then, forget ends it. Without eBPF nothing is told: a thread's means
+// give no percentiles.
+func (s *session) waits() (read func() runqueue.Histogram, forget func()) {
 	m, err := runqueue.Open(runqueue.Options{Source: runqueue.Traced, Groups: 1})
 	if err != nil {
-		return none
+		return func() runqueue.Histogram { return runqueue.Histogram{} }, func() {}
 	}
 	dir := filepath.Dir(s.h.tree.File(s.stage.Online, cgroup.Weight))
-	if err := m.Watch(dir); err != nil {
-		_ = m.Close()
-		return none
-	}
+	_ = m.Watch(dir) // what cannot be watched has waited for nothing
 	return func() (h runqueue.Histogram) {
 		_ = m.Read(dir, &h)
-		_ = m.Close()
 		return h
-	}
+	}, func() { _ = m.Close() }
 }
 
 func ms(d time.Duration) float64 { return d.Seconds() * 1000 }
