@@ -328,7 +328,8 @@ type ColocationSlack struct {
 	// +optional
 	PressurePermille int32 `json:"pressurePermille"`
 
-	// CoolDown is how long batch stays down after a target was missed.
+	// CoolDown is how long batch stays down after a target was missed: at most, where
+	// idle is in force, for half a minute is enough there if it does not happen again.
 	// +kubebuilder:default="5m"
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s') && duration(self) <= duration('1h')",message="a duration up to 1h, such as 5m"
 	// +kubebuilder:validation:MaxLength=16
