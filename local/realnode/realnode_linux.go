@@ -317,7 +317,8 @@ type kept struct {
 	ended    chan struct{}
 }
 
-// quickEnds is how often in a row a program may end within a minute of its start.
+// quickEnds is how often in a row a program may end on its own within a minute of its
+// start. Who is killed is started again, however often.
 const quickEnds = 5
 
 func keep(name string, start func() (*process.Process, error)) (*kept, error) {
@@ -343,7 +344,11 @@ func (k *kept) watch(p *process.Process) {
 		if time.Since(began) > time.Minute {
 			quick = 0
 		}
-		if quick++; quick > quickEnds {
+		var end *exec.ExitError
+		if killed := errors.As(p.Err(), &end) && !end.Exited(); !killed {
+			quick++
+		}
+		if quick > quickEnds {
 			tail := strings.Join(p.LogTail(3), " / ")
 			k.gaveUp <- fmt.Errorf("%s ends again and again (%v): %s", k.name, p.Err(), tail)
 			return
