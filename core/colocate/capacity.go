@@ -42,8 +42,9 @@ type Window struct {
 	CPUPercent, MemoryPercent int64 // 0 means that batch is out
 }
 
-// Hours are windows that repeat: on each day that On accepts, from From until To
-// after its midnight. To at or before From is on the day after.
+// Hours are windows that repeat: on each of their days, from when its clocks show
+// From until they show To. To at or before From is on the day after. What clocks show
+// twice, because they are set back, counts in full.
 type Hours struct {
 	Name string
 	Days []time.Weekday // none means every day
@@ -51,7 +52,7 @@ type Hours struct {
 	// if there is none.
 	WorkingDays               bool
 	Calendar                  elastic.Calendar
-	From, To                  time.Duration  // since midnight
+	From, To                  time.Duration  // as clocks show it
 	Location                  *time.Location // nil means UTC
 	CPUPercent, MemoryPercent int64
 }
@@ -65,24 +66,48 @@ func Windows(hours []Hours, from, to time.Time) []Window {
 		if zone == nil {
 			zone = time.UTC
 		}
-		length := h.To - h.From
-		if length <= 0 {
-			length += 24 * time.Hour
+		until := h.To
+		if until <= h.From {
+			until += 24 * time.Hour
 		}
-		y, m, d := from.In(zone).AddDate(0, 0, -1).Date()
-		for day := time.Date(y, m, d, 0, 0, 0, 0, zone); day.Before(to); day = day.AddDate(0, 0, 1) {
-			if !h.on(day) {
-				continue
+		y, m, d := from.In(zone).Date()
+		for day := time.Date(y, m, d-1, 0, 0, 0, 0, time.UTC); ; day = day.AddDate(0, 0, 1) {
+			begin, _ := shown(day.Add(h.From), zone)
+			if !begin.Before(to) {
+				break
 			}
-			begin := day.Add(h.From)
-			w := Window{Name: h.Name, From: begin, To: begin.Add(length), CPUPercent: h.CPUPercent, MemoryPercent: h.MemoryPercent}
-			if w.From.Before(to) && from.Before(w.To) {
-				all = append(all, w)
+			_, end := shown(day.Add(until), zone)
+			if h.on(day) && begin.Before(end) && from.Before(end) {
+				all = append(all, Window{Name: h.Name, From: begin, To: end, CPUPercent: h.CPUPercent, MemoryPercent: h.MemoryPercent})
 			}
 		}
 	}
 	slices.SortStableFunc(all, func(a, b Window) int { return a.From.Compare(b.From) })
 	return all
+}
+
+// shown returns when clocks in a zone show what clock shows in UTC: the first and the
+// last time, which are two where clocks are set back over it. Where they are set
+// forward over it, it is when that happens.
+func shown(clock time.Time, zone *time.Location) (first, last time.Time) {
+	by := func(near time.Duration) (t time.Time, is bool) { // with the offset that holds near it
+		_, offset := clock.Add(near).In(zone).Zone()
+		t = clock.Add(-time.Duration(offset) * time.Second).In(zone)
+		_, holds := t.Zone()
+		return t, holds == offset
+	}
+	first, before := by(-24 * time.Hour)
+	last, after := by(24 * time.Hour)
+	switch {
+	case before && after:
+		return first, last
+	case before:
+		return first, first
+	case after:
+		return last, last
+	}
+	gap, _ := first.ZoneBounds()
+	return gap, gap
 }
 
 // on reports whether the hours hold on a day.

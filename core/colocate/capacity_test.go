@@ -209,6 +209,69 @@ func TestWindows(t *testing.T) {
 	}
 }
 
+func TestWindowsKeepToTheClocksOnTheWall(t *testing.T) {
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const march, october = "2026-03-29", "2026-10-25" // at 02:00 and at 03:00 clocks change by an hour
+	for name, tc := range map[string]struct {
+		day      string
+		from, to string
+		days     []time.Weekday
+		want     []string // of that day and the one after, by the wall
+	}{
+		"an evening after clocks were set forward":          {march, "18:00", "22:30", nil, []string{"29 18:00 CEST - 29 22:30 CEST", "30 18:00 CEST - 30 22:30 CEST"}},
+		"an evening after clocks were set back":             {october, "18:00", "22:30", nil, []string{"25 18:00 CET - 25 22:30 CET", "26 18:00 CET - 26 22:30 CET"}},
+		"a night of 23 hours' day is an hour shorter":       {march, "00:30", "06:00", nil, []string{"29 00:30 CET - 29 06:00 CEST", "30 00:30 CEST - 30 06:00 CEST"}},
+		"a night of 25 hours' day is an hour longer":        {october, "00:30", "06:00", nil, []string{"25 00:30 CEST - 25 06:00 CET", "26 00:30 CET - 26 06:00 CET"}},
+		"over midnight into the change":                     {march, "22:00", "04:00", nil, []string{"28 22:00 CET - 29 04:00 CEST", "29 22:00 CEST - 30 04:00 CEST", "30 22:00 CEST - 31 04:00 CEST"}},
+		"a whole day has 23 hours":                          {march, "00:00", "24:00", []time.Weekday{time.Sunday}, []string{"29 00:00 CET - 30 00:00 CEST"}},
+		"a whole day has 25 hours":                          {october, "00:00", "24:00", []time.Weekday{time.Sunday}, []string{"25 00:00 CEST - 26 00:00 CET"}},
+		"it begins in the hour that is left out":            {march, "02:30", "04:00", nil, []string{"29 03:00 CEST - 29 04:00 CEST", "30 02:30 CEST - 30 04:00 CEST"}},
+		"it ends in the hour that is left out":              {march, "01:00", "02:30", nil, []string{"29 01:00 CET - 29 03:00 CEST", "30 01:00 CEST - 30 02:30 CEST"}},
+		"all of it is left out":                             {march, "02:15", "02:45", nil, []string{"30 02:15 CEST - 30 02:45 CEST"}},
+		"the hour that comes twice counts with all of both": {october, "02:15", "02:45", nil, []string{"25 02:15 CEST - 25 02:45 CET", "26 02:15 CET - 26 02:45 CET"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			clock := func(s string) time.Duration {
+				if s == "24:00" {
+					return 24 * time.Hour
+				}
+				c, err := time.Parse("15:04", s)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return time.Duration(c.Hour())*time.Hour + time.Duration(c.Minute())*time.Minute
+			}
+			day, err := time.ParseInLocation(time.DateOnly, tc.day, berlin)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, w := range Windows([]Hours{{From: clock(tc.from), To: clock(tc.to), Days: tc.days, Location: berlin}}, day, day.AddDate(0, 0, 2)) {
+				got = append(got, w.From.Format("02 15:04 MST")+" - "+w.To.Format("02 15:04 MST"))
+			}
+			if fmt.Sprint(got) != fmt.Sprint(tc.want) {
+				t.Errorf("windows are %q, want %q", got, tc.want)
+			}
+		})
+	}
+	// A day that has no midnight is a day, and not the one before.
+	havana, err := time.LoadLocation("America/Havana")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sunday := time.Date(2026, 3, 8, 12, 0, 0, 0, havana) // from 00:00 clocks show 01:00
+	for _, w := range Windows([]Hours{{To: 24 * time.Hour, Days: []time.Weekday{time.Sunday}, Location: havana}}, sunday, sunday.Add(time.Hour)) {
+		if got := w.To.Sub(w.From); got != 23*time.Hour || !w.From.Before(sunday) {
+			t.Errorf("the Sunday begins at %v and has %v", w.From, got)
+		}
+		return
+	}
+	t.Error("a Sunday without a midnight is no Sunday")
+}
+
 // odd is a calendar on which only Wednesday and Saturday are worked.
 type odd struct{}
 
