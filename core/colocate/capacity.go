@@ -176,8 +176,9 @@ type Offer struct {
 	Curve Curve
 	// Online is the highest use of online pods and system foreseen in each step.
 	Online Curve
-	// Peak is what windows leave to batch, and the whole machine where there is
-	// none: the curve for [Drain].
+	// Peak is what windows leave to batch beside online pods, as far as something is
+	// known of these, and the whole machine where there is no window: the curve for
+	// [Drain].
 	Peak Curve
 	// Now is what is lent to a pod of the policy's run time that begins now: the
 	// least over that time.
@@ -223,7 +224,10 @@ func Capacity(seen Observation, allow Policy) Offer {
 		allowed := machine.percent(share)
 		o.Online.set(k, online[k])
 		o.Peak.set(k, machine)
-		if window != "" {
+		switch {
+		case window != "" && days < 1: // that little is known is no reason to lose work
+			o.Peak.set(k, allowed)
+		case window != "":
 			o.Peak.set(k, allowed.Sub(online[k]).Max(Room{}))
 		}
 		room := allowed.Sub(online[k]).Sub(seen.Unmeasured.Max(Room{})).Max(Room{}).scale(trust)

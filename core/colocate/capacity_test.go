@@ -272,6 +272,33 @@ func TestWindowsKeepToTheClocksOnTheWall(t *testing.T) {
 	t.Error("a Sunday without a midnight is no Sunday")
 }
 
+func TestThePeakIsWhatWindowsLeave(t *testing.T) {
+	now := time.Date(2026, 3, 11, 16, 30, 0, 0, time.UTC)
+	window := Window{From: now.Add(30 * time.Minute), To: now.Add(90 * time.Minute), CPUPercent: 50, MemoryPercent: 50}
+	shut := window
+	shut.CPUPercent, shut.MemoryPercent = 0, 0
+	for name, tc := range map[string]struct {
+		past   *Past
+		window Window
+		want   int64 // in the window; the whole machine outside of it
+	}{
+		"beside online pods":                                {known(now, 9, usual), window, 12000},
+		"a window that shuts batch out":                     {known(now, 9, usual), shut, 0},
+		"nothing is known, which is no reason to lose work": {nil, window, 16000},
+		"a day that has just begun":                         {known(now, 0, usual), window, 16000},
+		"nothing is known and batch is shut out":            {nil, shut, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rule := allow
+			rule.Windows = []Window{tc.window}
+			o := Capacity(Observation{Now: now, Machine: machine, Past: tc.past, Requests: machine, Unmeasured: Room{CPUMilli: 5000}}, rule)
+			if in, out := o.Peak.At(now.Add(time.Hour)).CPUMilli, o.Peak.At(now).CPUMilli; in != tc.want || out != machine.CPUMilli {
+				t.Errorf("the peak is %d in the window and %d outside of it, want %d and the machine", in, out, tc.want)
+			}
+		})
+	}
+}
+
 // odd is a calendar on which only Wednesday and Saturday are worked.
 type odd struct{}
 

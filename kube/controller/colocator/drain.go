@@ -63,9 +63,8 @@ func (c *Colocator) leavingOf(w *world, m *seen) []leaver {
 			pods = append(pods, p)
 		}
 	}
-	curve := bearable(m.offer, colocate.Windows(m.declared.Hours, w.now, m.offer.Curve.End()))
 	var out []leaver
-	for i, d := range colocate.Drain(curve, w.now, tasks, colocate.Leaving{Notice: m.declared.Leaving.Notice}) {
+	for i, d := range colocate.Drain(bearable(m.offer), w.now, tasks, colocate.Leaving{Notice: m.declared.Leaving.Notice}) {
 		if d.Fate == colocate.Leave {
 			out = append(out, leaver{m, pods[i], d})
 		}
@@ -77,33 +76,20 @@ func (c *Colocator) leavingOf(w *world, m *seen) []leaver {
 // before one of them leaves.
 const squeeze = 2
 
-// bearable is the curve that pods that run bear: what is offered in windows, for
-// batch must be out of the way by then. At other times they may be slowed down, but
-// not be short of memory for what they hold.
-func bearable(o colocate.Offer, windows []colocate.Window) colocate.Curve {
-	c := o.Curve
-	c.CPUMilli = slices.Clone(c.CPUMilli)
+// bearable is the curve that pods that run bear: what windows leave, for batch must be
+// out of the way by then. At other times they may be slowed down, but not be short of
+// memory for what they hold.
+func bearable(o colocate.Offer) colocate.Curve {
+	c := o.Peak
 	if o.Binds == colocate.BoundUnknown || o.Binds == boundAgent || o.Binds == boundPolicy {
 		// That nothing is known is no reason to lose work: nothing new comes, and the
 		// agent, or its dead man's hand, bounds what runs.
-		c.MemoryMiB = slices.Clone(c.MemoryMiB)
-		for i := range c.CPUMilli {
-			c.CPUMilli[i], c.MemoryMiB[i] = o.Terms.Machine.CPUMilli*squeeze, o.Terms.Machine.MemoryMiB*squeeze
-		}
+		return c
 	}
+	c.CPUMilli, c.MemoryMiB = slices.Clone(c.CPUMilli), slices.Clone(c.MemoryMiB)
 	for i := range c.CPUMilli {
-		in := false
-		for _, w := range windows {
-			if w.From.Before(c.Begin(i).Add(c.Step)) && c.Begin(i).Before(w.To) {
-				in = true
-				if w.CPUPercent == 0 {
-					c.CPUMilli[i] = 0
-				}
-			}
-		}
-		if !in {
-			c.CPUMilli[i] *= squeeze
-		}
+		c.CPUMilli[i] = min(c.CPUMilli[i], squeeze*o.Curve.CPUMilli[i])
+		c.MemoryMiB[i] = min(c.MemoryMiB[i], o.Curve.MemoryMiB[i])
 	}
 	return c
 }
