@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/neap-dev/neap/api/v1alpha1"
+	"github.com/neap-dev/neap/core/colocate"
 	"github.com/neap-dev/neap/core/workload"
 	"github.com/neap-dev/neap/kube/convert"
 )
@@ -290,12 +291,16 @@ func writeColocationNode(w io.Writer, n *colocationNode) {
 		fmt.Fprintf(w, "  offered: %s cores. %s\n", inCores(n.Offered), c.Why)
 	}
 	t := newTable("term", ">cores")
+	risen := int64(0) // it is no term of what is offered unless it holds that back
+	if c.Binds == string(colocate.BoundRise) {
+		risen = c.Terms.Risen
+	}
 	for _, term := range []struct {
 		name  string
 		milli int64
 	}{
 		{"machine", c.Terms.Machine}, {"of it online and batch may use", c.Terms.Allowed}, {"online and system will use", c.Terms.Online},
-		{"pods without metrics", c.Terms.Unmeasured}, {"may have risen to", c.Terms.Risen},
+		{"pods without metrics", c.Terms.Unmeasured}, {"may have risen to by now", risen},
 	} {
 		if term.milli != 0 {
 			t.add(term.name, inCores(term.milli))

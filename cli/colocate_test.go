@@ -27,7 +27,7 @@ func TestColocationIsExplainedNodeByNode(t *testing.T) {
 		c := convert.BatchCapacity{
 			Policy: "night", At: at, Until: at.Add(convert.BatchLasts), Start: at, Step: convert.Span(15 * time.Minute),
 			CPUMilli: []int64{8000, 7000, 6500, 6000, 0, 0}, MemoryMiB: make([]int64, 6), OnlineMilli: []int64{3000, 3500, 4000, 4200, 9000, 9900},
-			Terms: convert.BatchTerms{Machine: 16000, Allowed: 12800, Online: 4800}, Binds: "window", Why: "the window evening begins at 15:00",
+			Terms: convert.BatchTerms{Machine: 16000, Allowed: 12800, Online: 4800, Risen: 9100}, Binds: "window", Why: "the window evening begins at 15:00",
 		}
 		return c.String()
 	}
@@ -75,6 +75,17 @@ func TestColocationIsExplainedNodeByNode(t *testing.T) {
 				t.Errorf("%q is not in\n%s", want, text)
 			}
 		}
+	}
+	if text := say(true); strings.Contains(text, "may have risen to") {
+		t.Errorf("a rise that holds nothing back is shown in\n%s", text)
+	}
+	for i := range v.Nodes {
+		if c := v.Nodes[i].Capacity; c != nil {
+			c.Binds = "rise"
+		}
+	}
+	if text := say(true); !strings.Contains(text, "may have risen to by now") || !strings.Contains(text, " 9.1\n") {
+		t.Errorf("the rise that binds is not in\n%s", text)
 	}
 	none, err := readColocation(t.Context(), fake.NewClientBuilder().WithScheme(scheme).Build(), now)
 	if err != nil {
