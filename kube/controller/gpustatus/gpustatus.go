@@ -11,7 +11,6 @@ package gpustatus
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"slices"
@@ -19,7 +18,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/common/expfmt"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -29,6 +27,7 @@ import (
 	"github.com/neap-dev/neap/core/money"
 	"github.com/neap-dev/neap/kube/convert"
 	"github.com/neap-dev/neap/kube/gpubook"
+	"github.com/neap-dev/neap/metrics"
 )
 
 // boundSteps is how long the bounds are sought: near the best of them for hundreds
@@ -264,18 +263,5 @@ func (s *Status) Collect(to chan<- prometheus.Metric) {
 
 // WriteMetrics writes the metrics in the text format of Prometheus.
 func (s *Status) WriteMetrics(w io.Writer) error {
-	r := prometheus.NewRegistry()
-	if err := r.Register(s); err != nil {
-		return fmt.Errorf("gpustatus: %w", err)
-	}
-	families, err := r.Gather()
-	if err != nil {
-		return fmt.Errorf("gpustatus: %w", err)
-	}
-	for _, f := range families {
-		if _, err := expfmt.MetricFamilyToText(w, f); err != nil {
-			return err
-		}
-	}
-	return nil
+	return metrics.WriteText(w, s)
 }
