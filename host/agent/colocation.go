@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -27,8 +28,8 @@ import (
 	"github.com/neap-dev/neap/host/runqueue"
 )
 
-// DefaultStateDir is where an agent keeps what cgroups held before it wrote them. It
-// outlives the agent and not the machine's boot, as cgroups do.
+// DefaultStateDir is where an agent keeps what cgroups held before it wrote them, and
+// when it evicted pods. It outlives the agent and not the machine's boot, as cgroups do.
 const DefaultStateDir = "/run/neap"
 
 // ColocationOptions say what colocation works with on a machine.
@@ -80,7 +81,7 @@ func NewColocation(opts ColocationOptions) *Colocation {
 	c.slack = slackwatcher.New(slackwatcher.Options{Tree: opts.Tree, Queue: c.queue, P99: opts.P99, Log: opts.Log})
 	c.warden = warden.New(warden.Options{
 		Tree: opts.Tree, Dir: opts.StateDir, Parent: opts.Parent, Proc: opts.Proc, Every: opts.Every, Event: opts.Event, Log: opts.Log,
-		Evictor: &evictor.Evictor{Client: opts.Client, Event: opts.Event}, Deadman: opts.Deadman,
+		Evictor: &evictor.Evictor{Client: opts.Client, Event: opts.Event, File: filepath.Join(opts.StateDir, "evictions.json")}, Deadman: opts.Deadman,
 		Signals: c.slack.Look,
 	})
 	c.herald = herald.New(herald.Options{

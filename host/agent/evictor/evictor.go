@@ -2,8 +2,8 @@
 // the least work is lost.
 //
 // It asks the Eviction API, which heeds PodDisruptionBudgets, and asks for no more
-// pods in an hour than the policy allows. [colocate.Evict] chooses. A refusal is
-// tried again at the next need.
+// pods in an hour than the policy allows, however often it is started in that hour.
+// [colocate.Evict] chooses. A refusal is tried again at the next need.
 //
 // Not here: leading batch out before a window, which the controller does in time.
 package evictor
@@ -42,10 +42,16 @@ type Evictor struct {
 	Client client.Client // required: creates evictions
 	// Event tells a pod something; required.
 	Event func(pod *corev1.Pod, reason, message string)
+	// File keeps when pods were evicted over a restart; "" forgets it.
+	File string
 
-	mu   sync.Mutex
-	past []time.Time
-	lost int64 // thousandths of a core times seconds
+	mu       sync.Mutex
+	recalled bool // File was read
+	fault    error
+	past     []time.Time
+	lost     int64 // thousandths of a core times seconds
+
+	boot func() (id string, up time.Duration) // thisBoot if nil
 }
 
 // Evict evicts as many of the candidates as free need, within perHour in any hour,
@@ -62,6 +68,10 @@ func (e *Evictor) Evict(ctx context.Context, from []Candidate, need colocate.Roo
 			errs = append(errs, ErrRate)
 			break
 		}
+		// It is on disk before it is asked for: who is killed in between has one less.
+		if err := e.made(now); err != nil {
+			errs = append(errs, err)
+		}
 		pod := from[i].Pod
 		seconds := int64(grace / time.Second)
 		err := e.Client.SubResource("eviction").Create(ctx, pod, &policyv1.Eviction{
@@ -71,16 +81,16 @@ func (e *Evictor) Evict(ctx context.Context, from []Candidate, need colocate.Roo
 				Preconditions:      metav1.NewUIDPreconditions(string(pod.UID)),
 			},
 		})
-		switch {
-		case apierrors.IsNotFound(err), apierrors.IsConflict(err): // it is gone
-			continue
-		case err != nil:
-			errs = append(errs, fmt.Errorf("evict pod %s/%s: %w", pod.Namespace, pod.Name, err))
+		if err != nil {
+			e.unmade(now)
+			if !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) { // else it is gone
+				errs = append(errs, fmt.Errorf("evict pod %s/%s: %w", pod.Namespace, pod.Name, err))
+			}
 			continue
 		}
 		lost := tasks[i].Lost(now)
 		e.mu.Lock()
-		e.past, e.lost = append(e.past, now), e.lost+lost
+		e.lost += lost
 		e.mu.Unlock()
 		e.Event(pod, Reason, fmt.Sprintf("%s; %.0f core-seconds of its work are lost", reason, float64(lost)/1000))
 		gone = append(gone, pod)
@@ -92,6 +102,7 @@ func (e *Evictor) Evict(ctx context.Context, from []Candidate, need colocate.Roo
 func (e *Evictor) May(now time.Time, perHour int64) (wait time.Duration, ok bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.recall(now)
 	kept := e.past[:0]
 	for _, at := range e.past {
 		if at.Add(time.Hour).After(now) {
