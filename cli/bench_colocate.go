@@ -145,11 +145,19 @@ file goes on where it was stopped; --within stops it before a time is over.`,
 			head, rows, err := interference.Head{}, []interference.Row(nil), error(nil)
 			if path != "" {
 				if head, rows, err = interference.ReadRows(path); err != nil {
-					return err
+					return unread(err, "--rows")
+				}
+				if head.Format == "" {
+					if err := mayWrite(path); err != nil {
+						return err
+					}
 				}
 				if head.Format != "" && (head.Seconds != seconds || head.Seed != f.seed) {
 					return usagef("--rows %s was measured with --seconds %g --seed %d; go on with these or name another file", path, head.Seconds, head.Seed)
 				}
+			}
+			if err := mayWrite(plot); err != nil {
+				return err
 			}
 			plan.Cells = interference.Cells(arms, online, burners, rounds, f.seed)
 			h, err := f.harness(interference.Options{Seconds: seconds, TargetRatio: promise, Late: late, Head: head})
@@ -180,7 +188,8 @@ file goes on where it was stopped; --within stops it before a time is over.`,
 				writeInterferenceTable(cmd.OutOrStdout(), summaries, interference.Frontier(rows, ours, runtime.NumCPU()))
 			}
 			if plot != "" {
-				if err := writePlot(plot, summaries); err != nil {
+				draw := func(w io.Writer) error { return interference.Plot(w, summaries, ours, runtime.NumCPU()) }
+				if err := writeOut(plot, nil, draw); err != nil {
 					return err
 				}
 			}
@@ -286,13 +295,4 @@ func writeInterferenceTable(w io.Writer, summaries []interference.Summary, rival
 	}
 	fmt.Fprintln(w)
 	t.write(w, "")
-}
-
-func writePlot(path string, summaries []interference.Summary) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	err = interference.Plot(f, summaries, ours, runtime.NumCPU())
-	return errors.Join(err, f.Close())
 }

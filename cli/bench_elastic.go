@@ -130,7 +130,7 @@ func (b *elasticBench) load(paths ...string) ([]*autoscale.Workload, error) {
 	for _, p := range paths {
 		s, err := autoscale.ReadFile(filepath.Join(b.data, p))
 		if err != nil {
-			return nil, err
+			return nil, unread(err, "--data")
 		}
 		w, err := autoscale.Prepare(s, autoscale.Preparation{})
 		if err != nil {
@@ -218,7 +218,7 @@ func (b *elasticBench) classes(ctx context.Context) error {
 	r := timetableReplay{timetable: filepath.Join(dir, "ucd_timetable_clean.csv"), counts: filepath.Join(dir, "ucd_wifi_clients_5min.csv"),
 		zone: "UTC", start: 10, policies: autoscale.ClassPolicies()}
 	if err := r.read(os.Stderr); err != nil {
-		return err
+		return unread(err, "--data")
 	}
 	rows, err := r.run(ctx, os.Stderr)
 	if err != nil {

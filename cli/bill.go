@@ -238,9 +238,9 @@ func writeOut(path string, stdout io.Writer, write func(io.Writer) error) error 
 	if path == "" {
 		return write(stdout)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	f, err := beside(path)
 	if err != nil {
-		return fmt.Errorf("write %s: %w; name a file in a folder that exists and may be written", path, reason(err))
+		return err
 	}
 	defer os.Remove(f.Name()) // of no effect once renamed
 	err = write(f)

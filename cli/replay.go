@@ -86,6 +86,9 @@ policies are cheapest and keep every promise; that takes some dozens of replays.
 			case len(cases) > 0 && store != "":
 				return usagef("--store keeps one day, and --compare plays several; leave one out")
 			}
+			if err := mayWrite(out); err != nil {
+				return err
+			}
 			path := ""
 			if len(args) == 1 {
 				path = args[0]
@@ -148,7 +151,7 @@ func loadScenario(path, seriesDir string, stderr io.Writer) (*scenario.Scenario,
 	s, err := scenario.Load(path, scenario.Options{SeriesDir: seriesDir})
 	var wrong scenario.Errors
 	if !errors.As(err, &wrong) {
-		return s, err
+		return s, unread(err, "")
 	}
 	if len(wrong) == 1 {
 		return nil, wrong[0]

@@ -73,6 +73,9 @@ was promised in it, and hasty: jobs evicted before it that would have been done.
 			if !slices.Contains([]string{"table", "json"}, format) {
 				return usagef("--format %s is not one of table, json", format)
 			}
+			if err := mayWrite(out); err != nil {
+				return err
+			}
 			begun := time.Now()
 			r, err := c.run(cmd.Context(), cmd.ErrOrStderr())
 			if err != nil {
@@ -213,7 +216,7 @@ func (c *colocateReplay) series(progress io.Writer, x *colocation.Sweep, r *colo
 	} else {
 		var err error
 		if all, r.LeftOut, err = colocation.ReadDir(c.seriesDir); err != nil {
-			return err
+			return unread(err, "--series-dir")
 		}
 	}
 	for _, name := range c.only {

@@ -75,6 +75,9 @@ idealNano are what the test's days cost, in 10⁻⁹ of the currency.`,
 			if !slices.Contains([]string{"table", "json"}, format) {
 				return usagef("--format %s is not one of table, json", format)
 			}
+			if err := mayWrite(out); err != nil {
+				return err
+			}
 			begun := time.Now()
 			x, err := e.matrix(cmd.Context(), cmd.ErrOrStderr(), begun)
 			if err != nil {
@@ -173,7 +176,7 @@ func (e *elasticReplay) matrix(ctx context.Context, progress io.Writer, now time
 		}
 		s, err := autoscale.ReadFile(path)
 		if err != nil {
-			return nil, err
+			return nil, unread(err, "--series")
 		}
 		all = append(all, s)
 	}

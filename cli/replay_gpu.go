@@ -81,6 +81,9 @@ look at it.`,
 			if g.compare != "" && format == "json" {
 				return usagef("--compare is for --format table; the rows of --format json are ours alone")
 			}
+			if err := mayWrite(out); err != nil {
+				return err
+			}
 			if g.churn != "" || len(g.from) > 0 {
 				return g.runMoves(cmd, format, out)
 			}
@@ -140,7 +143,7 @@ func (g *gpuReplay) run(ctx context.Context) ([]openb.Row, openb.Published, erro
 	var published openb.Published
 	if g.compare != "" {
 		if published, err = openb.ReadPublished(g.compare); err != nil {
-			return nil, nil, err
+			return nil, nil, unread(err, "--compare")
 		}
 	}
 	rows, err := x.Run(ctx)
@@ -172,12 +175,12 @@ func (g *gpuReplay) traces() ([]*openb.Trace, error) {
 	var models openb.Catalogue
 	nodes, err := openb.ReadNodes(g.nodes, &models)
 	if err != nil {
-		return nil, err
+		return nil, unread(err, "--nodes")
 	}
 	for _, path := range g.pods {
 		pods, err := openb.ReadPods(path, &models)
 		if err != nil {
-			return nil, err
+			return nil, unread(err, "--pods")
 		}
 		name := openb.TraceName(path)
 		if slices.ContainsFunc(traces, func(t *openb.Trace) bool { return t.Name == name }) {

@@ -62,8 +62,11 @@ the same, as B-002 and B0.02 have.`,
 				return usagef("--format %s is not one of table, json", format)
 			}
 			begun := time.Now()
-			if err := r.read(cmd.ErrOrStderr()); err != nil {
+			if err := mayWrite(out); err != nil {
 				return err
+			}
+			if err := r.read(cmd.ErrOrStderr()); err != nil {
+				return unread(err, "--timetable or --counts")
 			}
 			rows, err := r.run(cmd.Context(), cmd.ErrOrStderr())
 			if err != nil {
@@ -126,7 +129,7 @@ func (r *timetableReplay) read(progress io.Writer) error {
 	}
 	f, err := os.Open(r.counts)
 	if err != nil {
-		return fmt.Errorf("read the counts in %s: %w", r.counts, reason(err))
+		return fmt.Errorf("read the counts: %w", err)
 	}
 	defer f.Close()
 	rooms, err := autoscale.ReadRooms(f, r.counts)
@@ -150,7 +153,7 @@ func (r *timetableReplay) read(progress io.Writer) error {
 	}
 	data, err := os.ReadFile(r.timetable)
 	if err != nil {
-		return fmt.Errorf("read the timetable in %s: %w", r.timetable, reason(err))
+		return fmt.Errorf("read the timetable: %w", err)
 	}
 	table, err := timetablefile.Read(r.timetable, data, timetablefile.Options{Zone: zone, Year: r.year})
 	if err != nil {

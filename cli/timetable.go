@@ -172,7 +172,7 @@ func (s *timetableShow) parts(ctx context.Context, at *clusterFlags, args []stri
 func readTimetables(path string) ([]*v1alpha1.Timetable, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("read --file: %w", err)
+		return nil, unread(err, "--file")
 	}
 	var out []*v1alpha1.Timetable
 	for doc := range strings.SplitSeq("\n"+string(raw), "\n---\n") {

@@ -112,7 +112,7 @@ func (i *timetableImport) options(cmd *cobra.Command) (timetablefile.Options, er
 	if i.mapping != "" {
 		raw, err := os.ReadFile(i.mapping)
 		if err != nil {
-			return opts, fmt.Errorf("read --mapping: %w", err)
+			return opts, unread(err, "--mapping")
 		}
 		if err := yaml.UnmarshalStrict(raw, &m); err != nil {
 			return opts, fmt.Errorf("--mapping %s cannot be understood: %w", i.mapping, err)
@@ -322,12 +322,12 @@ func (i *timetableImport) run(cmd *cobra.Command, at *clusterFlags) error {
 func readBounded(file string, most int64) ([]byte, error) {
 	f, err := os.Open(file)
 	if err != nil {
-		return nil, fmt.Errorf("read the file: %w", err)
+		return nil, unread(err, "")
 	}
 	defer f.Close()
 	raw, err := io.ReadAll(io.LimitReader(f, most+1))
 	if err != nil {
-		return nil, fmt.Errorf("read the file: %w", err)
+		return nil, unread(err, "")
 	}
 	return raw, nil
 }

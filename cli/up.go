@@ -66,6 +66,9 @@ A scenario is a file, or one of those built in: ` + strings.Join(scenario.Builti
 			if reportFile != "" && o.Until == 0 {
 				return usagef("--report is written when the day ends; say when with --until")
 			}
+			if err := mayWrite(reportFile); err != nil {
+				return err
+			}
 			if dir == "" {
 				if dir, err = stateDir(); err != nil {
 					return err

@@ -46,11 +46,7 @@ const (
 func ReadFile(path string) (*Series, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		var cause *os.PathError // its text would name the path again
-		if errors.As(err, &cause) {
-			err = cause.Err
-		}
-		return nil, fmt.Errorf("read %s: %w", path, err)
+		return nil, fmt.Errorf("read the series: %w", err)
 	}
 	defer f.Close()
 	return Read(f, path)
