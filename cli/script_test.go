@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -48,9 +49,11 @@ func TestScripts(t *testing.T) {
 			env.Setenv("TZ", "UTC")
 			env.Setenv("PROM_SILENT", silent.URL)
 			env.Setenv("PROM_BROKEN", broken.URL)
-			for name, s := range map[string]*observetest.Server{"KUBE": shop, "KUBE_FORBIDDEN": forbidden} {
+			for name, kubeconfig := range map[string]string{
+				"KUBE": shop.Kubeconfig(), "KUBE_FORBIDDEN": forbidden.Kubeconfig(), "KUBE_SILENT": strings.ReplaceAll(shop.Kubeconfig(), shop.URL, silent.URL),
+			} {
 				path := filepath.Join(env.WorkDir, name+".kubeconfig")
-				if err := os.WriteFile(path, []byte(s.Kubeconfig()), 0o600); err != nil {
+				if err := os.WriteFile(path, []byte(kubeconfig), 0o600); err != nil {
 					return err
 				}
 				env.Setenv(name, path)
