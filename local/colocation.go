@@ -1,7 +1,6 @@
 package local
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"math"
@@ -37,17 +36,10 @@ func (u *up) batchLasts() time.Duration {
 
 // colocated is told that it was decided at a moment of the day what batch may have.
 func (u *up) colocated(at time.Time) {
-	if u.metrics == nil || !at.After(u.lent) || len(u.o.Scenario.Colocations) == 0 && !u.live.passing() {
-		return
-	}
-	u.lent = at // nothing is said twice of one moment
-	var text bytes.Buffer
-	err := u.control.Colocator.WriteMetrics(&text)
-	if err == nil && text.Len() > 0 {
-		err = u.metrics.AppendText(context.Background(), at, &text, map[string]string{"job": "neap-controller"})
-	}
-	if err != nil {
-		u.out.problem(fmt.Errorf("keep what batch may have at %s for the page: %w", u.stamp(at), err))
+	if len(u.o.Scenario.Colocations) > 0 || u.live.passing() {
+		if err := u.lends.record(at, u.control.Colocator.WriteMetrics); err != nil {
+			u.out.problem(fmt.Errorf("keep what batch may have at %s for the page: %w", u.stamp(at), err))
+		}
 	}
 	if u.o.Scenario.Elastic() || len(u.o.Scenario.Colocations) == 0 || u.o.Prometheus != "" {
 		return // the policies hold the day back, if anybody
@@ -112,7 +104,9 @@ func pastUse(s *scenario.Scenario) func(at time.Time) []metrics.Sample {
 		p.rating = t.Rating()
 		for k := range scenario.Desired(s, s.Start).Machines[p.Name] {
 			of := func(name string) *metrics.Handle {
-				return metrics.NewHandle(map[string]string{"__name__": name, "node": fmt.Sprintf("%s-%03d", p.Name, k), "job": "neap-controller"})
+				series := controllerLabels("colocator")
+				series["__name__"], series["node"] = name, fmt.Sprintf("%s-%03d", p.Name, k)
+				return metrics.NewHandle(series)
 			}
 			p.cpu, p.memory = append(p.cpu, of("neap_batch_online_milli")), append(p.memory, of("neap_batch_online_memory_bytes"))
 		}

@@ -1,7 +1,6 @@
 package local
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -123,13 +122,8 @@ const noDecision = 2 * time.Minute
 
 // decided is told that the policies have decided at a moment of the day.
 func (u *up) decided(at time.Time) {
-	if u.metrics != nil && (u.o.Scenario.Elastic() || u.live.passing()) {
-		var text bytes.Buffer
-		err := u.control.Scaler.WriteMetrics(&text)
-		if err == nil {
-			err = u.metrics.AppendText(context.Background(), at, &text, map[string]string{"job": "neap-controller"})
-		}
-		if err != nil {
+	if u.o.Scenario.Elastic() || u.live.passing() {
+		if err := u.scales.record(at, u.control.Scaler.WriteMetrics); err != nil {
 			u.out.problem(fmt.Errorf("keep what the policies decided at %s for the page: %w", u.stamp(at), err))
 		}
 	}

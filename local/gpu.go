@@ -1,7 +1,6 @@
 package local
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"strconv"
@@ -19,15 +18,10 @@ import (
 func (u *up) surveyed(at time.Time) {
 	status := u.control.GPUs
 	u.live.set(func(l *live) { l.gpus = status.View })
-	if u.metrics == nil || !u.live.passing() {
-		return // while the day stands still, every survey is of the same moment
+	if !u.live.passing() {
+		return // the fleet is not complete
 	}
-	var text bytes.Buffer
-	err := status.WriteMetrics(&text)
-	if err == nil {
-		err = u.metrics.AppendText(context.Background(), at, &text, map[string]string{"job": "neap-controller"})
-	}
-	if err != nil {
+	if err := u.surveys.record(at, status.WriteMetrics); err != nil {
 		u.out.problem(fmt.Errorf("keep the survey of the GPUs at %s: %w", u.stamp(at), err))
 	}
 }

@@ -145,7 +145,9 @@ type up struct {
 	player  *player.Player
 	control *controller.Controller
 	pace    pace
-	lent    time.Time                     // when it was last told what batch may have
+	scales  *recorder                     // of the policies' replicas
+	lends   *recorder                     // of what batch may have
+	surveys *recorder                     // of the GPUs
 	past    chan error                    // closed when the load before the day is written down
 	biller  atomic.Pointer[biller.Biller] // for the store, which is open before it
 
@@ -352,6 +354,7 @@ func (u *up) openRecords(ctx context.Context) error {
 		}
 	}
 	u.out.step("store and metrics", began, "")
+	u.scales, u.lends, u.surveys = newRecorder("scaler", u.metrics), newRecorder("colocator", u.metrics), newRecorder("gpustatus", u.metrics)
 	if _, old := u.newest(); u.metrics != nil && (u.o.Scenario.Elastic() || len(u.o.Scenario.Colocations) > 0) && !old {
 		u.past = make(chan error, 1)
 		go func() {
