@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"path"
 	"strconv"
 	"strings"
@@ -241,6 +242,31 @@ func (t *Tree) Set(g Group, k Knob, value int64) error {
 	}
 	if err := t.files.write(name, text); err != nil {
 		return t.refused(g, k, value, name, err)
+	}
+	if k == Freeze && value == 0 && t.version == V1 {
+		return t.thaw(g)
+	}
+	return nil
+}
+
+// thaw lets a group go in both hierarchies of V1: it may have been frozen in the one
+// while it had processes there, which are no more, or in the other before it had any.
+// Whoever comes into a group that was forgotten frozen never runs.
+func (t *Tree) thaw(g Group) error {
+	for name, thawed := range map[string]string{
+		path.Join(t.dir("freezer", g), "freezer.state"): "THAWED",
+		path.Join(t.dir("unified", g), "cgroup.freeze"): "0",
+	} {
+		text, err := t.files.read(name)
+		if err != nil {
+			continue // this machine does not have it, or the group is gone from there
+		}
+		if v, err := t.parse(Freeze, text, 0); err != nil || v == 0 {
+			continue
+		}
+		if err := t.files.write(name, thawed); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return explain("write", name, err)
+		}
 	}
 	return nil
 }

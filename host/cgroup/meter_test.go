@@ -97,6 +97,59 @@ func TestMetersOfThisMachine(t *testing.T) {
 	}
 }
 
+// TestThawingKnowsBothFreezers: a group is frozen while it is empty, and its first
+// process comes; and one is frozen whose last process goes.
+func TestThawingKnowsBothFreezers(t *testing.T) {
+	for _, v := range []Version{V1, V2} {
+		f := NewFake(v)
+		tree := f.Tree()
+		makeAll(t, tree, "/pod", "/elsewhere")
+		for _, turn := range [][]Group{{"/pod", "/elsewhere"}, {"/elsewhere", "/pod"}} {
+			if err := errors.Join(tree.Move(turn[1], 1), tree.Set("/pod", Freeze, 1), tree.Move(turn[0], 1), tree.Set("/pod", Freeze, 0)); err != nil {
+				t.Error(v, err)
+			}
+			for _, g := range turn {
+				if err := tree.Move(g, 1); err != nil {
+					t.Error(v, err)
+				}
+				if is, err := tree.Get("/pod", Freeze); err != nil || is != 0 {
+					t.Errorf("%v: with its process in %s the pod's freezer reads %d, %v", v, g, is, err)
+				}
+			}
+		}
+	}
+}
+
+// TestAFrozenEmptyGroupOfThisMachineIsThawed has a process come into a group that is
+// frozen.
+func TestAFrozenEmptyGroupOfThisMachineIsThawed(t *testing.T) {
+	tree, scope := machineTree(t)
+	g := scope.Child("pod")
+	makeAll(t, tree, g)
+	if err := tree.Set(g, Freeze, 1); err != nil {
+		t.Fatal(err)
+	}
+	spin := exec.Command("sh", "-c", "while :; do :; done")
+	if err := spin.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		spin.Process.Kill()
+		spin.Wait()
+		until(t, "the group is empty", func() bool { pids, _ := tree.Processes(g); return len(pids) == 0 })
+	}()
+	if err := errors.Join(tree.Move(g, spin.Process.Pid), tree.Set(g, Freeze, 0)); err != nil {
+		t.Fatal(err)
+	}
+	m, err := tree.Meter(g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	before, _ := m.ReadCPU()
+	until(t, "it runs", func() bool { u, err := m.ReadCPU(); return err == nil && u.CPU > before.CPU })
+}
+
 func TestMetersMakeNoGarbage(t *testing.T) {
 	tree, scope := machineTree(t)
 	m, err := tree.Meter(scope)
