@@ -187,7 +187,11 @@ func (b *bench) deadman() {
 		defer close(done)
 		deadman.Watch(ctx, deadman.Options{Tree: b.tree, Dir: b.dir, Silence: time.Hour, Kill: func(int) error { return nil }})
 	}()
-	b.t.Cleanup(func() { cancel(); <-done })
+	b.t.Cleanup(func() {
+		b.Close() // else the deadman waits for that
+		cancel()
+		<-done
+	})
 	b.eventually("the deadman listens", func() bool {
 		line, err := deadman.Dial(b.dir)
 		if err == nil {
