@@ -41,6 +41,18 @@ func Config(t Target, now time.Time) (cfg *rest.Config, name string, err error) 
 	}
 
 	raw, err := loader.RawConfig()
+	if err != nil { // which does not wrap why a file cannot be read
+		for _, path := range rules.GetLoadingPrecedence() {
+			f, openErr := os.Open(path)
+			if errors.Is(openErr, fs.ErrPermission) {
+				where, err = path, openErr
+				break
+			}
+			if openErr == nil {
+				_ = f.Close() // it was only read
+			}
+		}
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, "", fmt.Errorf("there is no kubeconfig at %s; give the right path with --kubeconfig", where)
