@@ -82,6 +82,28 @@ func (l *Ledger) guard(at Group) error {
 	return nil
 }
 
+// MayIdle tells whether a group can be idle without a kubelet's write to its weight
+// failing for it: nil, or why not, such as [ErrAbsent]. It needs the right to write
+// the group; the group stays as it is.
+func (t *Tree) MayIdle(g Group) error {
+	if err := t.Has(g, Idle); err != nil || managed(g) {
+		return err
+	}
+	name, err := t.file(g, Weight)
+	if err != nil {
+		return err
+	}
+	lease, err := t.files.lease(name)
+	if err != nil {
+		return t.missing("lease", g, name, err)
+	}
+	defer lease.close()
+	if err := lease.take(); err != nil && !errors.Is(err, syscall.EAGAIN) { // it is taken, or asked for: it can be
+		return fmt.Errorf("idle of %s: %w (%w)", g, errNoLease, err)
+	}
+	return nil
+}
+
 // errNoLease says that the group is better not idle here.
 var errNoLease = fmt.Errorf("%w: leases on cgroup files, without which a kubelet's write to an idle group would fail", ErrAbsent)
 

@@ -302,7 +302,13 @@ func TestFaults(t *testing.T) {
 			}
 		},
 		"a kernel without leases is not made idle": func(t *testing.T, f *Fake, l *Ledger, dir string) {
+			if err := f.Tree().MayIdle(batch); err != nil {
+				t.Errorf("before it may be idle: %v", err)
+			}
 			f.NoLeases()
+			if err := f.Tree().MayIdle(batch); !errors.Is(err, ErrAbsent) {
+				t.Errorf("a probe says %v", err)
+			}
 			if err := l.Set(Want{batch, Idle, 1, ""}); !errors.Is(err, ErrAbsent) {
 				t.Error(err)
 			}

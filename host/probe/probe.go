@@ -88,16 +88,22 @@ func groups(p *colocate.Probe, m machine, opts Options) {
 	}{
 		{"cpu.idle", cgroup.Idle, "online goes before batch at once"},
 		{"cpu.quota", cgroup.Quota, "a ceiling for batch"},
-		{"cpu.burst", cgroup.Burst, "online's short peaks above its limit"},
+		{"cpu.burst", cgroup.Burst, "batch catches up on what it was kept from"},
 		{"memory.high", cgroup.MemoryHigh, "batch slows down before memory is short"},
 		{"freeze", cgroup.Freeze, "a pause instead of an eviction"},
 		{"io.weight", cgroup.IOWeight, "online's disk goes first"},
 	} {
-		switch err := tree.Has(at, k.knob); {
+		err, detail := tree.Has(at, k.knob), ""
+		if err == nil && k.knob == cgroup.Idle && p.Driver != "" && !opts.FilesOnly {
+			if err = tree.MayIdle(at); errors.Is(err, cgroup.ErrReadOnly) {
+				err, detail = nil, "not tried whether a kubelet bears it: that takes root"
+			}
+		}
+		switch {
 		case at == "/":
 			add(p, k.name, colocate.Unknown, k.use, "there is no group below the root to look at")
 		case err == nil:
-			add(p, k.name, colocate.Yes, k.use, "")
+			add(p, k.name, colocate.Yes, k.use, detail)
 		case errors.Is(err, cgroup.ErrAbsent):
 			add(p, k.name, colocate.No, k.use, "")
 		default:
