@@ -12,6 +12,7 @@ import (
 // refuses what comes too fast.
 func TestCronJobsStartOnTheServerlessPoolAtItsPace(t *testing.T) {
 	clustertest.Need(t)
+	t.Parallel() // it mostly waits, and holds nothing to a figure that a busy machine moves
 	b, err := local.MeasureCron(t.Context(), local.MeasureOptions{Log: t.Logf}, local.CronOptions{CronJobs: 100, Due: 60, Cold: true})
 	if err != nil {
 		t.Fatal(err)

@@ -65,6 +65,7 @@ events:
 // gets nothing new.
 func TestPiecesReachTheContainers(t *testing.T) {
 	clustertest.Need(t)
+	t.Parallel() // it mostly waits, and holds nothing to a figure that a busy machine moves
 	s, err := scenario.Parse([]byte(sharedGPUs), "shared-gpus.yaml", scenario.Options{})
 	if err != nil {
 		t.Fatal(err)

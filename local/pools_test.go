@@ -69,6 +69,7 @@ func (m *poolsRun) says(ctx context.Context, p *v1alpha1.ElasticPolicy, ready me
 
 func TestAServerlessPoolWithoutQuotaAndTheWayBackFromIt(t *testing.T) {
 	clustertest.Need(t)
+	t.Parallel() // it mostly waits, and holds nothing to a figure that a busy machine moves
 	s := poolsScenario()
 	for i := range s.Pools {
 		switch p := &s.Pools[i]; p.Name {

@@ -195,6 +195,7 @@ func (c *child) page(path string) error {
 
 func TestAKilledDayGoesOnAndCtrlCLeavesNothing(t *testing.T) {
 	clustertest.Need(t)
+	t.Parallel() // it mostly waits, and holds nothing to a figure that a busy machine moves
 	dir := t.TempDir()
 
 	// 1. A day runs; the API server acknowledges a write; everything is killed.
