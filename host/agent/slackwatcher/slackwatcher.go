@@ -142,10 +142,16 @@ func (w *Watcher) waited(g cgroup.Group, at *feeling) int64 {
 	}
 	since := now.Since(&at.waits)
 	at.waits = now
-	if since.Waits < fewest {
-		return 0 // who hardly runs hardly waits
+	return felt(&since).Microseconds()
+}
+
+// felt is the 99th percentile of waits. Of few it is the median: one that was long
+// proves nothing, and half of them are somebody who is kept from running.
+func felt(waits *runqueue.Histogram) time.Duration {
+	if waits.Waits < fewest {
+		return waits.Quantile(0.5)
 	}
-	return since.Quantile(0.99).Microseconds()
+	return waits.Quantile(0.99)
 }
 
 // pressed returns the share of time since the last look in which some thread of a group

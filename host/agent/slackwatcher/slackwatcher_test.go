@@ -12,6 +12,7 @@ import (
 	"github.com/neap-dev/neap/host/agent/warden"
 	"github.com/neap-dev/neap/host/cgroup"
 	"github.com/neap-dev/neap/host/psi"
+	"github.com/neap-dev/neap/host/runqueue"
 )
 
 const web = cgroup.Group("/kubepods/burstable/podweb")
@@ -44,6 +45,29 @@ func TestPressureIsFeltLessWhatOnesOwnQuotaDoes(t *testing.T) {
 	}
 	if got := w.Look(t.Context(), spec, nil); got != nil || len(w.groups) != 0 {
 		t.Errorf("without workloads it tells %v and keeps %v", got, w.groups)
+	}
+}
+
+func TestWhoHardlyRunsMayBeStarved(t *testing.T) {
+	// waits are so many of a few microseconds and so many of some milliseconds.
+	waits := func(short, long uint64) *runqueue.Histogram {
+		h := &runqueue.Histogram{Waits: short + long}
+		h.Count[8], h.Count[60] = short, long
+		return h
+	}
+	for name, tc := range map[string]struct {
+		waits *runqueue.Histogram
+		late  bool
+	}{
+		"it does not run":                {waits(0, 0), false},
+		"it runs ten times and is late":  {waits(4, 6), true},
+		"it runs ten times, once late":   {waits(9, 1), false},
+		"it runs often, and seldom late": {waits(1000, 5), false},
+		"it runs often, and late":        {waits(1000, 50), true},
+	} {
+		if got := felt(tc.waits); (got > time.Millisecond) != tc.late {
+			t.Errorf("%s: it feels %v", name, got)
+		}
 	}
 }
 
