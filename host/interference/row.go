@@ -326,7 +326,7 @@ func parseRows(r io.Reader) (Head, []Row, error) {
 		}
 		var row Row
 		if err := json.Unmarshal(line, &row); err != nil {
-			return Head{}, nil, fmt.Errorf("line %d: %w", n, err)
+			return Head{}, nil, fmt.Errorf("line %d is no row: %w; take it out, and what it was is measured again", n, err)
 		}
 		rows = append(rows, row)
 	}
