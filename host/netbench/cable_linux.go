@@ -334,7 +334,7 @@ func measure(ctx context.Context, opts Options, arm string, seed uint64) (row Ro
 	row.OnlineMbit = float64(got.Sent) * float64(opts.Bytes) * 8 / 1e6 / took
 	row.BulkMbit = bulked * 8 / 1e6 / took
 	row.RestShare = row.BulkMbit / max(float64(opts.Bits)/1e6-row.OnlineMbit, 1e-9)
-	row.OK = got.Failed == 0 && got.Sent > 0 && got.LateMs <= max(got.P99Ms/2, 0.1)
+	row.OK = got.Failed == 0 && got.Sent > 0 && got.LateMs <= latestMs
 	return row, nil
 }
 
