@@ -301,6 +301,8 @@ func foreseen(seen Observation, allow Policy, machine Room, days int64) (online 
 	if seen.Past != nil {
 		highest = seen.Past.most(0, seen.Now)
 		memory = seen.Past.most(1, seen.Now) * memoryMargin
+	}
+	if days >= 1 {
 		cpu = seen.Past.outlook(seen.Now, allow.Quantile)
 	}
 	for k := range online {

@@ -106,6 +106,18 @@ func TestCapacityExplainsWhatBinds(t *testing.T) {
 	}
 }
 
+// A controller may stand still while the clock goes on.
+func TestCapacityOfWhatWasSeenLongAgo(t *testing.T) {
+	now := time.Date(2026, 3, 11, 10, 0, 0, 0, time.UTC)
+	for _, silent := range []time.Duration{0, 15 * time.Minute, 31 * time.Minute, 7 * time.Hour, 20 * 24 * time.Hour} {
+		past := known(now, 3, func(time.Time) float64 { return 4000 })
+		o := Capacity(Observation{Now: now.Add(silent), Machine: machine, Past: past}, allow)
+		if lends := o.Now.CPUMilli > 0; lends != (silent == 0) || o.Online.CPUMilli[1] != 4000 {
+			t.Errorf("%v later %v: %s", silent, o.Online.CPUMilli[:2], o.Why)
+		}
+	}
+}
+
 func TestCapacityRisesSlowlyAndFallsAtOnce(t *testing.T) {
 	now := time.Date(2026, 3, 11, 10, 0, 0, 0, time.UTC)
 	past := known(now, 9, func(time.Time) float64 { return 4000 })
@@ -139,6 +151,7 @@ func FuzzCapacity(f *testing.F) {
 	f.Add(uint64(1), 9.0, 0.95, int64(80), int64(32000), 20.0)
 	f.Add(uint64(2), 0.5, 0.0, int64(200), int64(-5), math.Inf(1))
 	f.Add(uint64(3), 30.0, 2.0, int64(-3), int64(1), math.NaN())
+	f.Add(uint64(3), 0.0, 2.0, int64(-73), int64(83), math.NaN())
 	f.Fuzz(func(t *testing.T, seed uint64, days, quantile float64, percent, milli int64, scale float64) {
 		dice := rand.New(rand.NewPCG(seed, 1))
 		now := time.Date(2026, 3, 11, 10, 7, 0, 0, time.UTC)

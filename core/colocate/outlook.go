@@ -76,9 +76,10 @@ func (p *Past) outlook(now time.Time, quantile float64) *[Steps]float64 {
 func (p *Past) look(i, k int, x float64) []sample {
 	all := p.all[:0]
 	small := p.small()
+	known := min(i, len(p.peak[0])) // nothing may have been observed for long
 	inertia := math.Exp(-float64(k) / keeps)
 	add := func(c int, like, any float64) {
-		if c < 0 || c+k >= i {
+		if c < 0 || c+k >= known {
 			return
 		}
 		y, then := float64(p.peak[0][c+k]), p.level(c-1)
@@ -105,7 +106,7 @@ func (p *Past) look(i, k int, x float64) []sample {
 		}
 	}
 	fade := 1.0
-	for c := i - k - 1; c >= 0; c -= sparse {
+	for c := known - k - 1; c >= 0; c -= sparse {
 		add(c, 0, fade)
 		fade *= fadingSparse
 	}
