@@ -284,7 +284,6 @@ func (b *books) podSeen(was, is *v1.Pod) {
 		b.mu.Unlock()
 		return
 	}
-	again := false
 	switch {
 	case is.Spec.NodeName != "":
 		delete(b.waiting, is.UID)
@@ -292,7 +291,6 @@ func (b *books) podSeen(was, is *v1.Pod) {
 		b.settle(is.UID)
 	case b.waiting[is.UID] != nil:
 		b.waiting[is.UID] = is
-		again = was != nil && !maps.Equal(was.Annotations, is.Annotations)
 	}
 	var found []gpubook.Conflict
 	if was == nil || was.Spec.NodeName != is.Spec.NodeName || !maps.Equal(was.Annotations, is.Annotations) {
@@ -301,9 +299,6 @@ func (b *books) podSeen(was, is *v1.Pod) {
 	}
 	b.mu.Unlock()
 	b.tell(found)
-	if again { // it may ask for something else now
-		b.handle.Activate(klog.Background(), map[string]*v1.Pod{string(is.UID): is})
-	}
 }
 
 func (b *books) podGone(pod *v1.Pod) {

@@ -522,12 +522,13 @@ func (f *GPUFit) Bind(ctx context.Context, state fwk.CycleState, pod *v1.Pod, no
 	return binding.Bind(ctx, f.handle, state, pod, node)
 }
 
-// EventsToRegister implements [fwk.EnqueueExtensions]. That a plan gave places free,
-// or that a pod asks for something else now, the plugin sees itself.
+// EventsToRegister implements [fwk.EnqueueExtensions]. That a plan gave places free
+// the plugin sees itself.
 func (f *GPUFit) EventsToRegister(context.Context) ([]fwk.ClusterEventWithHint, error) {
 	return append(f.claimEvents(), []fwk.ClusterEventWithHint{
 		{Event: fwk.ClusterEvent{Resource: fwk.Node, ActionType: fwk.Add | fwk.UpdateNodeAllocatable | fwk.UpdateNodeLabel | fwk.UpdateNodeTaint | fwk.UpdateNodeAnnotation}, QueueingHintFn: f.afterNodeChanged},
 		{Event: fwk.ClusterEvent{Resource: fwk.Pod, ActionType: fwk.Delete | fwk.UpdatePodScaleDown}, QueueingHintFn: f.afterPodLeft},
+		{Event: fwk.ClusterEvent{Resource: fwk.Pod, ActionType: fwk.Update}, QueueingHintFn: afterPodChanged},
 	}...), nil
 }
 
@@ -570,6 +571,16 @@ func (f *GPUFit) afterPodLeft(_ klog.Logger, _ *v1.Pod, was, _ any) (fwk.Queuein
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.seen.GPUs(left.Spec.NodeName) == 0 {
+		return fwk.QueueSkip, nil
+	}
+	return fwk.Queue, nil
+}
+
+// afterPodChanged tries a pod again that may ask for something else now.
+func afterPodChanged(_ klog.Logger, pod *v1.Pod, was, is any) (fwk.QueueingHint, error) {
+	old, ok := was.(*v1.Pod)
+	changed, also := is.(*v1.Pod)
+	if ok && also && (changed.UID != pod.UID || maps.Equal(old.Annotations, changed.Annotations)) {
 		return fwk.QueueSkip, nil
 	}
 	return fwk.Queue, nil

@@ -388,6 +388,14 @@ func TestWhoIsWokenByWhat(t *testing.T) {
 	beat.Status.Conditions = []v1.NodeCondition{{Type: v1.NodeReady, Status: v1.ConditionTrue}}
 	sick := with.DeepCopy()
 	sick.Annotations[v1alpha1.AnnotationGPUDevices] = "[]"
+	waits := gpuPod(t, "p", 5000)
+	asks := func(model, resourceVersion string) *v1.Pod {
+		p := waits.DeepCopy()
+		p.Annotations, p.ResourceVersion = map[string]string{v1alpha1.AnnotationGPUModels: model}, resourceVersion
+		return p
+	}
+	stranger := asks("T4", "2")
+	stranger.UID = "stranger"
 	for name, tc := range map[string]struct {
 		hint    fwk.QueueingHintFn
 		was, is any
@@ -403,23 +411,20 @@ func TestWhoIsWokenByWhat(t *testing.T) {
 		"a machine's heart beats":                    {f.afterNodeChanged, with, beat, fwk.QueueSkip},
 		"a machine's GPUs are described otherwise":   {f.afterNodeChanged, sick, with, fwk.Queue},
 		"a machine of which the GPUs are gone beats": {f.afterNodeChanged, with, sick, fwk.QueueSkip},
+		"it asks for something else now":             {afterPodChanged, asks("H100", "1"), asks("T4", "2"), fwk.Queue},
+		"it is told why it waits":                    {afterPodChanged, asks("T4", "1"), asks("T4", "2"), fwk.QueueSkip},
+		"another asks for something else":            {afterPodChanged, asks("H100", "1"), stranger, fwk.QueueSkip},
 	} {
-		if got, err := tc.hint(klog.Background(), nil, tc.was, tc.is); err != nil || got != tc.want {
+		if got, err := tc.hint(klog.Background(), waits, tc.was, tc.is); err != nil || got != tc.want {
 			t.Errorf("%s: %v, %v", name, got, err)
 		}
 	}
-	// A pod that waits and asks for something else now.
+	// A pod that waits, and who is forgotten with it.
 	p := gpuPod(t, "p", 5000)
 	if _, status := f.PreFilter(t.Context(), framework.NewCycleState(), p, h.nodes); status.IsSuccess() {
 		t.Fatal("placed")
 	}
-	other := p.DeepCopy()
-	other.Annotations = map[string]string{v1alpha1.AnnotationGPUModels: "T4"}
-	f.podSeen(p, other)
-	if !slices.Equal(h.woken, []string{"p"}) {
-		t.Errorf("woken %v", h.woken)
-	}
-	f.podGone(other)
+	f.podGone(p)
 	if len(f.waiting)+len(f.tried)+len(f.kept) > 0 {
 		t.Errorf("kept for nobody: %v, %v, %v", f.waiting, f.tried, f.kept)
 	}
