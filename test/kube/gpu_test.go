@@ -162,7 +162,7 @@ func (w *gpuWorld) pods(app string) []corev1.Pod {
 func (w *gpuWorld) await(app string, bound, waiting int) {
 	w.t.Helper()
 	clustertest.Eventually(w.t, fmt.Sprintf("%d pods of %s to be bound and %d to wait", bound, app, waiting), func() error {
-		b, n := 0, 0
+		b, n, why := 0, 0, ""
 		for _, p := range w.pods(app) {
 			switch {
 			case p.DeletionTimestamp != nil:
@@ -171,10 +171,13 @@ func (w *gpuWorld) await(app string, bound, waiting int) {
 				b++
 			default:
 				n++
+				for _, c := range p.Status.Conditions {
+					why = c.Message
+				}
 			}
 		}
 		if b != bound || n != waiting {
-			return fmt.Errorf("%d are bound, %d wait", b, n)
+			return fmt.Errorf("%d are bound, %d wait: %s", b, n, why)
 		}
 		return nil
 	})
