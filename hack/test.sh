@@ -62,7 +62,7 @@ hack/lint.sh --tally "$tally"
 
 # Lint has vetted all of it, with more than go test would.
 phase "tests"
-gotest -vet=off -p 2 -timeout 30m ./...
+gotest -vet=off -p 3 -timeout 30m ./...
 
 phase "race detector"
 existing=()
