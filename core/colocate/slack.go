@@ -164,10 +164,11 @@ func (s *Slack) Look(at time.Duration, signals []Signal, ceiling int64) SlackVer
 			}
 		}
 		s.restrain(s.rule.FloorMilli)
-		s.coolUntil = at + s.rule.CoolDown
+		cool := s.rule.CoolDown
 		if !s.rule.Exposed {
-			s.coolUntil = at + min(firstCool<<min(s.offences, 10), s.rule.CoolDown)
+			cool = min(firstCool<<min(s.offences, 10), cool)
 		}
+		s.coolUntil = at + cool
 		v.Missed = true
 		v.Stronger = s.looks > s.rule.Patience
 		if s.looks > 2*s.rule.Patience && !s.rule.Culprit && s.acquit(at, counted) {

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/neap-dev/neap/internal/wholefile"
 )
 
 // A record is what files held before they were first written, kept on disk.
@@ -57,17 +59,7 @@ func (r *record) save() error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(r.path), "cgroups-") // 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(text)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), r.path)
+	return wholefile.Write(r.path, text)
 }
 
 // places are what writing a knob changes: a period takes quota and burst away for

@@ -21,11 +21,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"k8s.io/utils/clock"
+
+	"github.com/neap-dev/neap/internal/wholefile"
 )
 
 const (
@@ -331,17 +332,7 @@ func write(path string, s state) error {
 	if err != nil {
 		return fmt.Errorf("save clock %s: %w", path, err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // 0600
-	if err != nil {
-		return fmt.Errorf("save clock: %w", err)
-	}
-	_, err = f.Write(append(b, '\n'))
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
+	if err := wholefile.Write(path, append(b, '\n')); err != nil {
 		return fmt.Errorf("save clock: %w", err)
 	}
 	return nil

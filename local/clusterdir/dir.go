@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/neap-dev/neap/internal/wholefile"
 )
 
 // A Dir is the path of a cluster's data directory. Make it with [Open].
@@ -110,17 +112,7 @@ func (d Dir) SetPorts(p Ports) error {
 // WriteFile replaces a file, mode 0600, so that a reader sees the old content
 // or the new, and a crash leaves one of them.
 func WriteFile(path string, content []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	defer os.Remove(tmp.Name()) // does nothing once renamed
-	_, err = tmp.Write(content)
-	err = errors.Join(err, tmp.Chmod(0o600), tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
+	if err := wholefile.Write(path, content); err != nil {
 		return explainDisk(fmt.Errorf("write %s: %w", path, err), filepath.Dir(path))
 	}
 	return nil

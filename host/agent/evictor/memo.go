@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/neap-dev/neap/internal/wholefile"
 )
 
 // A memo is how long ago pods were evicted, as it is kept on disk.
@@ -94,16 +96,7 @@ func (m memo) write(path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+"-") // 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // of no effect once renamed
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return wholefile.Write(path, text)
 }
 
 // thisBoot tells one boot of the machine from another, and how long this one has
