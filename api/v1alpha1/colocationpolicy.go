@@ -195,8 +195,8 @@ type ColocationWindow struct {
 // ColocationCapacity says how the room for batch is found.
 type ColocationCapacity struct {
 	// QuantilePercent of what online used at the same hour of the week is kept for
-	// it.
-	// +kubebuilder:default=95
+	// it. Give 95 where idle is not in force.
+	// +kubebuilder:default=70
 	// +kubebuilder:validation:Minimum=50
 	// +kubebuilder:validation:Maximum=100
 	// +optional

@@ -21,8 +21,9 @@ type Policy struct {
 	// system and batch pods may use together.
 	CPUPercent, MemoryPercent int64
 	Windows                   []Window // in which they are less
-	// Quantile of online's use that is kept free for it, such as 0.95. Zero means
-	// that.
+	// Quantile of online's use that is kept free for it. Zero means 0.7: cpu.idle
+	// gives online what it needs whatever was lent, so that a promise too many costs
+	// batch a slower job, and one too few costs it the machine.
 	Quantile float64
 	// RunTime is how long a batch pod runs of which nothing is known. Zero means
 	// an hour.
@@ -340,7 +341,7 @@ func (p Policy) sane() Policy {
 	bound := func(percent int64) int64 { return min(max(percent, 0), 100) }
 	p.CPUPercent, p.MemoryPercent = bound(p.CPUPercent), bound(p.MemoryPercent)
 	if !(p.Quantile > 0 && p.Quantile < 1) {
-		p.Quantile = 0.95
+		p.Quantile = 0.7
 	}
 	if p.RunTime <= 0 {
 		p.RunTime = time.Hour

@@ -446,7 +446,7 @@ func DeclaredColocation(p *v1alpha1.ColocationPolicy, days elastic.Calendar) (Co
 	out := Colocation{
 		Policy: colocate.Policy{
 			CPUPercent: int64(cmp.Or(s.CPUPercent, 80)), MemoryPercent: int64(cmp.Or(s.MemoryPercent, 80)),
-			Quantile:     float64(cmp.Or(s.Capacity.QuantilePercent, 95)) / 100,
+			Quantile:     float64(s.Capacity.QuantilePercent) / 100,
 			RunTime:      duration("capacity.defaultRunTime", s.Capacity.DefaultRunTime, time.Hour),
 			RisePercent:  int64(cmp.Or(s.Capacity.RisePercentPer5Minutes, 10)),
 			MinimumMilli: s.Capacity.MinimumMilli,

@@ -27,19 +27,22 @@ type shared struct {
 	hours []colocate.Hours
 }
 
-// What is swept: percentages for the peers; for Neap the share of the machine at
-// the quantile that it ships with, and then lower quantiles, for to lend beyond the
-// line is no use to anybody.
+// What is swept. For the peers percentages.
 var percents = []float64{20, 30, 40, 50, 60, 70, 80, 90, 100}
 
-var cares = []float64{20, 30, 40, 50, 60, 70, 80, 80.2, 80.5, 80.8, 80.95}
+// For Neap the share of the machine at the quantile 0.95, and then lower quantiles,
+// for to lend beyond the line is no use to anybody.
+var cares = []float64{20, 30, 40, 50, 60, 70, 80, 80.2, shipped, 80.5, 80.8, 80.95}
+
+// shipped is the value of the default policy.
+const shipped = 80.3
 
 var policies = []policy{
-	{"neap", "core/colocate: like times and levels, horizon, run times as declared or learnt", "cpuPercent at quantile 0.95; 80 + r: 80 % at quantile 1 − r", Line, cares,
+	{"neap", "core/colocate: like times and levels, horizon, run times as declared or learnt", "cpuPercent at quantile 0.95; 80 + r: 80 % at quantile 1 − r", shipped, cares,
 		func(m *Machine, s *shared, v float64) Lender {
 			return &Neap{Policy: neapPolicy(v), Machine: m, Past: s.past, Hours: s.hours}
 		}},
-	{"neap-blind", "the same, no run time known: an hour for every job", "cpuPercent at quantile 0.95; 80 + r: 80 % at quantile 1 − r", Line, cares,
+	{"neap-blind", "the same, no run time known: an hour for every job", "cpuPercent at quantile 0.95; 80 + r: 80 % at quantile 1 − r", shipped, cares,
 		func(m *Machine, s *shared, v float64) Lender {
 			return &Neap{Policy: neapPolicy(v), Machine: m, Past: s.past, Hours: s.hours, Blind: true}
 		}},
@@ -65,8 +68,11 @@ var policies = []policy{
 
 // neapPolicy is the policy of one value: see cares.
 func neapPolicy(value float64) colocate.Policy {
-	p := colocate.Policy{CPUPercent: int64(min(value, Line)), MemoryPercent: 100, RunTime: time.Hour}
-	if value > Line {
+	p := colocate.Policy{CPUPercent: int64(min(value, Line)), MemoryPercent: 100, RunTime: time.Hour, Quantile: 0.95}
+	switch {
+	case value == shipped:
+		p.Quantile = 0 // whatever that is
+	case value > Line:
 		p.Quantile = 1 - (value - Line)
 	}
 	return p

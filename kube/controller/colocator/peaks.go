@@ -3,7 +3,6 @@ package colocator
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -16,10 +15,13 @@ import (
 	"github.com/neap-dev/neap/metrics"
 )
 
-// podPeak is the CPU that pods used in an hour, at a quantile.
-const podPeak = `quantile_over_time(%g, (sum by (namespace,pod) (max by (namespace,pod,container) (rate(` + metrics.CPUSeconds + containers + `[5m]))))[1h:5m])`
+// podPeak is the CPU that pods used in an hour, at peakQuantile.
+const podPeak = `quantile_over_time(0.95, (sum by (namespace,pod) (max by (namespace,pod,container) (rate(` + metrics.CPUSeconds + containers + `[5m]))))[1h:5m])`
 
 const (
+	// peakQuantile is which of the five minutes of an hour is a pod's highest, and
+	// which pod is the highest of many.
+	peakQuantile = 0.95
 	// peakPast is how much of the past says what pods use: a week.
 	peakPast = 7 * 24 * time.Hour
 	// peakAtOnce is how much of it is read in one minute, and peakPatience how long
@@ -54,15 +56,14 @@ func (c *Colocator) learnPeaks(ctx context.Context, w *world) {
 		if len(owners) == 0 {
 			continue
 		}
-		quantile := float64(cmp.Or(p.Spec.Capacity.QuantilePercent, 95)) / 100
-		found, err := c.o.Metrics.Range(ctx, fmt.Sprintf(podPeak, quantile), from.Add(time.Hour), to, time.Hour)
+		found, err := c.o.Metrics.Range(ctx, podPeak, from.Add(time.Hour), to, time.Hour)
 		if err != nil && !metrics.Partial(err) {
 			k.next = time.Now().Add(historyAgain)
 			c.log.Warn("what pods of online workloads used cannot be read; it is tried again", "policy", p.Name, "since", from, "err", err)
 			continue
 		}
 		for end := from.Add(time.Hour); !end.After(to); end = end.Add(time.Hour) {
-			k.learn(end, used(found, end, owners), quantile)
+			k.learn(end, used(found, end, owners))
 		}
 		k.until = to
 	}
@@ -139,7 +140,7 @@ func used(found []metrics.Series, end time.Time, owners map[string]string) map[s
 
 // learn adds the hour until end. What is higher than what was known counts at once;
 // what is lower takes a fourth of the difference away, day by day.
-func (k *peaks) learn(end time.Time, use map[string][]int64, quantile float64) {
+func (k *peaks) learn(end time.Time, use map[string][]int64) {
 	hour := end.Add(-time.Hour).UTC().Hour()
 	for owner, pods := range use {
 		l := k.by[owner]
@@ -148,7 +149,7 @@ func (k *peaks) learn(end time.Time, use map[string][]int64, quantile float64) {
 			k.by[owner] = l
 		}
 		slices.Sort(pods)
-		is := pods[max(int(math.Ceil(quantile*float64(len(pods))))-1, 0)]
+		is := pods[max(int(math.Ceil(peakQuantile*float64(len(pods))))-1, 0)]
 		if was := l.HourlyMilli[hour]; is < was {
 			is = was - (was-is)/4
 		}

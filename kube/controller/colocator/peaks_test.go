@@ -125,7 +125,7 @@ func TestWhatIsAskedOfThePeak(t *testing.T) {
 			used += 60
 		}
 	}
-	found, err := e.Range(t.Context(), fmt.Sprintf(podPeak, 0.95), monday.Add(time.Hour), monday.Add(2*time.Hour), time.Hour)
+	found, err := e.Range(t.Context(), podPeak, monday.Add(time.Hour), monday.Add(2*time.Hour), time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
