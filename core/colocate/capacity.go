@@ -340,7 +340,7 @@ func trusted(seen Observation) float64 {
 func (p Policy) sane() Policy {
 	bound := func(percent int64) int64 { return min(max(percent, 0), 100) }
 	p.CPUPercent, p.MemoryPercent = bound(p.CPUPercent), bound(p.MemoryPercent)
-	if !(p.Quantile > 0 && p.Quantile < 1) {
+	if !(p.Quantile > 0 && p.Quantile <= 1) {
 		p.Quantile = 0.7
 	}
 	if p.RunTime <= 0 {

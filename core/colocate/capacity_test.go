@@ -106,6 +106,20 @@ func TestCapacityExplainsWhatBinds(t *testing.T) {
 	}
 }
 
+func TestTheHighestQuantileIsTheMostCareful(t *testing.T) {
+	now := time.Date(2026, 3, 11, 10, 0, 0, 0, time.UTC)
+	use := func(at time.Time) float64 { return 4000 + 1000*float64(at.YearDay()%5) + 100*float64(at.Hour()) }
+	var lent []int64
+	for _, quantile := range []float64{0, 0.95, 1} {
+		rule := allow
+		rule.Quantile = quantile
+		lent = append(lent, Capacity(Observation{Now: now, Machine: machine, Past: known(now, 9, use)}, rule).Curve.CPUMilli[20])
+	}
+	if lent[1] >= lent[0] || lent[2] > lent[1] {
+		t.Errorf("at the default quantile, 0.95 and 1 %v are lent", lent)
+	}
+}
+
 // A controller may stand still while the clock goes on.
 func TestCapacityOfWhatWasSeenLongAgo(t *testing.T) {
 	now := time.Date(2026, 3, 11, 10, 0, 0, 0, time.UTC)
