@@ -552,3 +552,58 @@ func TestTheNetworkIsSharedAsThePolicyWants(t *testing.T) {
 		t.Error("the network is not given back")
 	}
 }
+
+// A finger nudges nobody.
+type finger struct{ closed bool }
+
+func (*finger) Count() uint64  { return 3 }
+func (f *finger) Close() error { f.closed = true; return nil }
+
+func TestIdleBatchIsNudgedAside(t *testing.T) {
+	b := newBench(t, cgroup.V2)
+	b.deadman()
+	var fingers []*finger
+	b.opts.Nudge = func() (Nudger, error) {
+		fingers = append(fingers, new(finger))
+		return fingers[len(fingers)-1], nil
+	}
+	b.want(ReasonIdling, true)
+	if len(fingers) > 0 {
+		t.Error("somebody is nudged where no batch is")
+	}
+	b.pod("job", true, nil)
+	b.want(ReasonWorking, true)
+	b.want(ReasonWorking, true)
+	b.policy.Spec.Ladder.Idle = v1alpha1.IdleNever
+	b.want(ReasonWorking, true)
+	if len(fingers) != 1 || !fingers[0].closed {
+		t.Errorf("idle has come and gone: %d nudgers, closed %v", len(fingers), fingers[0].closed)
+	}
+	b.policy.Spec.Ladder.Idle = v1alpha1.IdleAuto
+	b.want(ReasonWorking, true)
+	if b.counts.nudges != 6 {
+		t.Errorf("%d nudges are told of", b.counts.nudges)
+	}
+	if err := b.Close(); err != nil || len(fingers) != 2 || !fingers[1].closed {
+		t.Errorf("after the end: %v, %d nudgers", err, len(fingers))
+	}
+}
+
+func TestAKernelThatCannotBeNudgedIsAskedOnce(t *testing.T) {
+	b := newBench(t, cgroup.V1)
+	b.deadman()
+	asked := 0
+	b.opts.Nudge = func() (Nudger, error) {
+		asked++
+		return nil, errors.New("no such program")
+	}
+	b.pod("job", true, nil)
+	for range 3 {
+		if r := b.want(ReasonWorking, true); r.Colocation.Avoidance != "idle" {
+			t.Errorf("avoidance is %s", r.Colocation.Avoidance)
+		}
+	}
+	if asked != 1 {
+		t.Errorf("it was asked %d times", asked)
+	}
+}
