@@ -5,8 +5,8 @@
 //
 //  1. own the kubelet's groups, or say who does;
 //  2. say what is to be: idle on the group of best-effort pods, which batch pods are
-//     in; a weight and a bound of memory on each batch pod by what it asks for; the
-//     plan of the fast loop ([suppressor]);
+//     in, which is nudged aside; a weight and a bound of memory on each batch pod by
+//     what it asks for; the plan of the fast loop ([suppressor]);
 //  3. every five seconds look at what online pods feel and at the memory, and climb
 //     the ladder of core/colocate: memory, freeze, evict; where the policy wants it,
 //     first find out by pauses of a second which pod online suffers from;
