@@ -56,7 +56,7 @@ var arms = []struct {
 	{"slice", "batch has 2 shares, online threads take turns of 0.1 ms", 0, 0, slice},
 	{"quota", "batch has a fixed quota of so many percent of the machine, and 1024 shares", 45, 0, fixedQuota},
 	{"koordinator", "batch has 2 shares and Koordinator's cfsQuota loop with this threshold", 65, 3 * time.Second, koordinator},
-	{"neap", "the agent's own loops: idle with nudges, the fast budget up to so many percent of the machine, slack of the service's p99", 100, 10 * time.Second, neap},
+	{"neap", "the agent's own loops: idle, the fast budget up to so many percent of the machine, slack of the service's p99", 100, 10 * time.Second, neap},
 }
 
 // ArmNames are the arms of [NewArm], in the order of the help text, each with

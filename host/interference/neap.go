@@ -11,7 +11,6 @@ import (
 	"github.com/neap-dev/neap/core/colocate"
 	"github.com/neap-dev/neap/host/agent/suppressor"
 	"github.com/neap-dev/neap/host/cgroup"
-	"github.com/neap-dev/neap/host/runqueue"
 )
 
 // The slower loop looks at what the service feels so often, and holds batch back for
@@ -21,8 +20,8 @@ const (
 	coolDown  = 5 * time.Minute
 )
 
-// neap holds batch back as the agent does and with its code: idle with nudges and
-// the fast budget, and the slack of the service's own p99 when it promises one. percent is
+// neap holds batch back as the agent does and with its code: idle and the fast
+// budget, and the slack of the service's own p99 when it promises one. percent is
 // how much of the machine online and batch may use together.
 func neap(ctx context.Context, s *Stage, percent int) (func() string, error) {
 	dir, err := os.MkdirTemp("", groupPrefix+strconv.Itoa(os.Getpid())+"-")
@@ -43,7 +42,6 @@ func neap(ctx context.Context, s *Stage, percent int) (func() string, error) {
 		give()
 		return nil, err
 	}
-	nudger, blunt := runqueue.Nudge() // as the agent, it does without where it cannot
 	capacity := int64(1000 * s.Cores)
 	// As the agent's, a hundredth of the machine is batch's whatever happens.
 	rule := colocate.BudgetRule{CapacityMilli: capacity, Percent: int64(percent), FloorMilli: capacity / 100}
@@ -95,13 +93,6 @@ func neap(ctx context.Context, s *Stage, percent int) (func() string, error) {
 		loop.Close()
 		give()
 		said := fmt.Sprintf("ceiling %.2f cores at the end, %d writes in %d ticks", float64(st.Ceiling.Milli)/1000, st.Writes, st.Ticks)
-		if blunt == nil {
-			said += fmt.Sprintf(", %d nudges", nudger.Count())
-			blunt = nudger.Close()
-		}
-		if blunt != nil {
-			said += "; " + blunt.Error()
-		}
 		if st.Err != nil {
 			said += "; " + st.Err.Error()
 		}

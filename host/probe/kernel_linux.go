@@ -49,11 +49,6 @@ func kernel(p *colocate.Probe) {
 		meter.Close()
 	}
 	add(p, "runqueue.schedstat", tried(err), "how long online waits for a CPU, on the mean", detailOf(err))
-	nudger, err := runqueue.Nudge()
-	add(p, "idle.nudge", tried(err), "batch never keeps a CPU for a tick while online waits", detailOf(err))
-	if err == nil {
-		nudger.Close()
-	}
 	network(p)
 }
 

@@ -15,13 +15,10 @@
 // /proc/…/schedstat is read: per thread only a mean since the last look, so a
 // quantile is too low where a thread's waits differ.
 //
-// A [Nudger] acts on it in the one case where the kernel lets it: a thread waits for
-// a CPU on which an idle group runs.
+// Both need a kernel with CONFIG_SCHED_INFO, which distributions have. Groups are
+// directories of the hierarchy that schedules CPUs: that of controller cpu on cgroup
+// v1, the only one on v2. Threads of a group are those in its directory and the two
+// levels below it (a pod, its containers, and one level in them).
 //
-// Both sources need a kernel with CONFIG_SCHED_INFO, which distributions have. Groups
-// are directories of the hierarchy that schedules CPUs: that of controller cpu on
-// cgroup v1, the only one on v2. Threads of a group are those in its directory and the
-// two levels below it (a pod, its containers, and one level in them).
-//
-// Not here: which groups matter, targets, and what else is done about it.
+// Not here: which groups matter, targets, and what is done about it.
 package runqueue

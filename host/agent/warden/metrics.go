@@ -24,8 +24,6 @@ type counts struct {
 	attributions [colocate.Findings]int64
 	network      netqos.Use
 	shaped       bool
-	nudged       uint64 // by nudgers that were closed
-	nudges       uint64 // in all
 }
 
 // count keeps what the metrics tell; w.mu is held.
@@ -39,10 +37,6 @@ func (w *Warden) count() {
 		c.state = w.fast.State()
 	}
 	c.network, c.shaped = w.net.use, w.net.shaper != nil
-	c.nudges = c.nudged
-	if w.nudger != nil {
-		c.nudges += w.nudger.Count()
-	}
 	c.frozen = 0
 	if w.freezer != nil {
 		c.frozen = w.freezer.Count()
@@ -75,14 +69,13 @@ var (
 	descNetOnline = desc("network_online_bits", "What online pods and the machine itself carry, in bits a second.", "direction")
 	descNetBatch  = desc("network_batch_bits", "What batch pods carry, in bits a second.", "direction")
 	descNetBudget = desc("network_budget_bits", "What batch pods may carry, in bits a second.", "direction")
-	descNudges    = desc("nudges_total", "How often a CPU that ran batch although online waited was made to choose again.")
 	descReversals = desc("reversals_total", "How often batch's ceiling changed its direction.")
 )
 
 // Describe implements [prometheus.Collector].
 func (w *Warden) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descCapacity, descBudget, descOnline, descBatch, descSystem, descStep, descSteps, descSlack, descWait, descFrozen,
-		descForeign, descEvictions, descBlamed, descLost, descBatchCPU, descNudges, descReversals, descNetOnline, descNetBatch, descNetBudget} {
+		descForeign, descEvictions, descBlamed, descLost, descBatchCPU, descReversals, descNetOnline, descNetBatch, descNetBudget} {
 		ch <- d
 	}
 }
@@ -138,7 +131,6 @@ func (w *Warden) Collect(ch chan<- prometheus.Metric) {
 	}
 	total(descLost, w.opts.Evictor.Lost())
 	total(descBatchCPU, c.state.BatchCPU.Seconds())
-	total(descNudges, float64(c.nudges))
 	total(descReversals, float64(c.state.Reversals))
 	if !c.shaped {
 		return

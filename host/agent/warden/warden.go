@@ -5,8 +5,8 @@
 //
 //  1. own the kubelet's groups, or say who does;
 //  2. say what is to be: idle on the group of best-effort pods, which batch pods are
-//     in, which is nudged aside; a weight and a bound of memory on each batch pod by
-//     what it asks for; the plan of the fast loop ([suppressor]);
+//     in; a weight and a bound of memory on each batch pod by what it asks for; the
+//     plan of the fast loop ([suppressor]);
 //  3. every five seconds look at what online pods feel and at the memory, and climb
 //     the ladder of core/colocate: memory, freeze, evict; where the policy wants it,
 //     first find out by pauses of a second which pod online suffers from;
@@ -43,7 +43,6 @@ import (
 	"github.com/neap-dev/neap/host/agent/suppressor"
 	"github.com/neap-dev/neap/host/cgroup"
 	"github.com/neap-dev/neap/host/netqos"
-	"github.com/neap-dev/neap/host/runqueue"
 	"github.com/neap-dev/neap/kube/convert"
 )
 
@@ -84,21 +83,12 @@ type Options struct {
 	Signals func(ctx context.Context, spec v1alpha1.ColocationSlack, online []Feeler) []colocate.Signal
 	// Shape takes over the network; netqos.Open if nil.
 	Shape func(netqos.Options) (Shaper, error)
-	// Nudge begins to nudge idle groups aside; runqueue.Nudge if nil.
-	Nudge func() (Nudger, error)
 	// Deadman starts a deadman where none listens; nil leaves that to somebody else.
 	Deadman func() error
 	Proc    string           // the machine's /proc; /proc if empty
 	Every   time.Duration    // between ticks of the fast loop; suppressor.Every if zero
 	Now     func() time.Time // nil is time.Now
 	Log     *slog.Logger     // nil logs nothing
-}
-
-// A Nudger has the kernel choose again where it runs idle groups although online
-// waits. A [runqueue.Nudger] is one.
-type Nudger interface {
-	Count() uint64 // of nudges; also after Close
-	Close() error
 }
 
 // A Feeler is an online workload of the machine and the groups of its pods.
@@ -143,8 +133,6 @@ type Warden struct {
 	signals   []colocate.Signal
 	memory    memory
 	net       network
-	nudger    Nudger // nil while idle is not in force
-	blunt     bool   // there can be none
 	lookedAt  time.Duration
 	rung      colocate.Rung
 	freezing  bool
@@ -175,9 +163,6 @@ func New(opts Options) *Warden {
 	opts.Every = cmp.Or(opts.Every, suppressor.Every)
 	if opts.Shape == nil {
 		opts.Shape = func(o netqos.Options) (Shaper, error) { return netqos.Open(o) }
-	}
-	if opts.Nudge == nil {
-		opts.Nudge = func() (Nudger, error) { return runqueue.Nudge() }
 	}
 	if opts.Now == nil {
 		opts.Now = time.Now
@@ -250,7 +235,6 @@ func (w *Warden) Close() error {
 // disown ends the fast loop.
 func (w *Warden) disown() {
 	w.unshape()
-	w.nudge(false)
 	if w.fast != nil {
 		if w.endFast != nil {
 			w.endFast()
@@ -431,7 +415,6 @@ func (w *Warden) giveBack() {
 func (w *Warden) hold(world World, batch []Pod, active bool) {
 	if !active {
 		w.fast.Follow(func(p *suppressor.Plan) { p.Write = false })
-		w.nudge(false)
 		w.giveBack()
 		return
 	}
@@ -455,7 +438,6 @@ func (w *Warden) hold(world World, batch []Pod, active bool) {
 			w.wanting = append(w.wanting, err)
 		}
 	}
-	w.nudge(w.avoidance == "idle")
 	if lonely != w.lonely { // from weights to idle among pods, or back
 		w.lonely = lonely
 		for _, g := range w.held {
@@ -492,29 +474,6 @@ func (w *Warden) hold(world World, batch []Pod, active bool) {
 			}
 		}
 		w.ledger.Forget(g)
-	}
-}
-
-// nudge has idle groups nudged aside, or no more. A machine that cannot do it does
-// without: it is said once.
-func (w *Warden) nudge(idle bool) {
-	switch {
-	case idle && w.nudger == nil && !w.blunt:
-		n, err := w.opts.Nudge()
-		if err != nil {
-			w.blunt = true
-			w.opts.Log.Info("batch may keep a CPU until the next tick where it comes before online", "why", err)
-			return
-		}
-		w.nudger = n
-	case !idle && w.nudger != nil:
-		if err := w.nudger.Close(); err != nil {
-			w.wanting = append(w.wanting, err)
-		}
-		w.mu.Lock()
-		w.counts.nudged += w.nudger.Count()
-		w.mu.Unlock()
-		w.nudger = nil
 	}
 }
 
