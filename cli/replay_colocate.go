@@ -160,6 +160,11 @@ func (c *colocateReplay) run(ctx context.Context, progress io.Writer) (*colocate
 	case len(c.policies) == 0:
 		return nil, usagef("--policies names nothing")
 	}
+	for _, share := range c.shares {
+		if share < 1 || share > 100 {
+			return nil, usagef("--at %d is not a percentage from 1 to 100", share)
+		}
+	}
 	for _, p := range c.policies {
 		if !slices.Contains(colocation.Policies(), p) {
 			return nil, usagef("--policies %s is not one of %s", p, strings.Join(colocation.Policies(), ", "))
