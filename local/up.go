@@ -797,10 +797,10 @@ func (u *up) grace() time.Duration {
 // nothing changes any more: some pods may have no room.
 func (u *up) settle(ctx context.Context, r *running) error {
 	const stuck = 30 * time.Second
-	want := u.player.Expected()
 	last, since, told := counts{}, time.Now(), time.Now()
 	for {
 		c := u.live.count()
+		want := max(u.player.Expected(), c.ready+c.pending) // a day that goes on has more than it began with
 		if c.ready >= want && c.pending == 0 {
 			return nil
 		}
