@@ -801,7 +801,7 @@ func (u *up) settle(ctx context.Context, r *running) error {
 	for {
 		c := u.live.count()
 		want := max(u.player.Expected(), c.ready+c.pending) // a day that goes on has more than it began with
-		if c.ready >= want && c.pending == 0 {
+		if c.ready >= want {                                // so that none is pending
 			return nil
 		}
 		if c != last {
